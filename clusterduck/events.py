@@ -1,0 +1,256 @@
+"""Every event that a journal can hold, and its form as JSON.
+
+An event is a frozen dataclass whose fields are plain data, plus ``time`` (seconds since the epoch, UTC). Its JSON is an
+object with the class's short name under ``e``. A reader ignores fields it does not know and takes defaults for fields
+that are missing, so that fields can be added without a new version; a change that older readers would get wrong
+raises ``VERSION``.
+"""
+
+from __future__ import annotations
+
+import json
+import time as _time
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+from clusterduck.errors import JournalError
+
+#: The version every journal begins with. A reader refuses a newer one.
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """What all events share."""
+
+    name: ClassVar[str] = ""
+    time: float = field(default_factory=_time.time)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalOpened(Event):
+    """The first line of every segment of every journal."""
+
+    name: ClassVar[str] = "opened"
+    version: int = VERSION
+    sweep: str
+    writer: str  # for people: "launch 0", "agent 0-1/0.0", "cancel"
+    segment: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalClosed(Event):
+    """The last line of a journal whose writer ended in good order: nothing follows."""
+
+    name: ClassVar[str] = "closed"
+
+
+# --- written by a launch
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchStarted(Event):
+    """A call of ``launch()``: what would be needed to do it again."""
+
+    name: ClassVar[str] = "launch"
+    launch: int
+    sweep_dir: str
+    job_name: str
+    user: str
+    host: str
+    pid: int
+    cwd: str
+    command: list[str]
+    launcher: str  # "local" or "slurm"
+    settings: dict[str, Any]  # the launcher's options as resolved
+    python: str
+    versions: dict[str, str]  # hydra, clusterduck, submitit, python
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsPlanned(Event):
+    """Some runs of a launch: pairs of number and overrides, a few hundred to a line."""
+
+    name: ClassVar[str] = "runs"
+    launch: int
+    runs: list[tuple[int, list[str]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchPlanned(Event):
+    """A job to be submitted, and its home range of runs: ``first`` up to, not including, ``stop``."""
+
+    name: ClassVar[str] = "batch"
+    batch: str
+    launch: int
+    first: int
+    stop: int
+    nodes: int
+    slots_per_node: int
+    share_runs: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSubmitted(Event):
+    """The cluster took the job."""
+
+    name: ClassVar[str] = "submitted"
+    batch: str
+    cluster: str  # "local" or "slurm"
+    job_id: str  # Slurm's, "123" or "123_4"; the controller's process id for a local job
+    host: str  # where it was submitted; where a local job runs
+    log_dir: str  # submitit's folder of that job: the job's own stdout and stderr
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchClosed(Event):
+    """A job that is known to be over (or was never taken) without its agents having said so themselves."""
+
+    name: ClassVar[str] = "batch_closed"
+    batch: str
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsClosed(Event):
+    """Runs that will never start, as ranges of numbers (first, stop); has no effect on runs with an attempt."""
+
+    name: ClassVar[str] = "runs_closed"
+    ranges: list[tuple[int, int]]
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchEnded(Event):
+    """Every job of the launch was submitted or refused."""
+
+    name: ClassVar[str] = "launch_ended"
+    launch: int
+
+
+# --- written by an agent; which agent, the journal's path says
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentStarted(Event):
+    """An agent is up on its node and has built its slots (see ``model.Slot.to_json``)."""
+
+    name: ClassVar[str] = "agent"
+    host: str
+    pid: int
+    cluster: str
+    job_id: str
+    slots: list[dict[str, Any]]
+    ends_at: float | None = None  # when Slurm will end the job
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptStarted(Event):
+    """A run's process exists."""
+
+    name: ClassVar[str] = "started"
+    run: int
+    attempt: int
+    slot: int
+    pid: int
+    log: str
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptLocated(Event):
+    """Hydra has named the run's folder, and the log has moved there."""
+
+    name: ClassVar[str] = "located"
+    run: int
+    attempt: int
+    run_dir: str
+    log: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptEnded(Event):
+    """A run's process and all it started are gone."""
+
+    name: ClassVar[str] = "ended"
+    run: int
+    attempt: int
+    state: str
+    reason: str = ""  # one line a person can read; empty only for a plain COMPLETED
+    exit_code: int | None = None
+    signal: int | None = None
+    exception_type: str | None = None
+    exception_message: str | None = None
+    traceback: str | None = None
+    return_value: str | None = None  # JSON text, where the value is JSON and not too long
+    started_at: float | None = None
+    peak_memory_bytes: int | None = None
+    cpu_time_s: float | None = None
+    result: str | None = None  # path of the result file, where one was written
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heartbeat(Event):
+    """The agent is alive: how many slots are busy, and (slot, readings) samples; -1 is the node as a whole.
+
+    A sample is ``[slot, cpu_percent, memory_bytes, gpu_percent, gpu_memory_bytes]``, None where not known.
+    """
+
+    name: ClassVar[str] = "beat"
+    busy: int
+    samples: list[list[float | int | None]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentEnded(Event):
+    """The agent has closed: nothing of it runs any more."""
+
+    name: ClassVar[str] = "agent_ended"
+    reason: str
+    exit_code: int
+
+
+_TYPES: dict[str, type[Event]] = {}
+
+
+def _register(cls: type[Event]) -> None:
+    if cls.name:
+        _TYPES[cls.name] = cls
+    for sub in cls.__subclasses__():
+        _register(sub)
+
+
+_register(Event)
+_FIELDS = {cls: tuple(f.name for f in fields(cls)) for cls in _TYPES.values()}
+
+
+def to_json(event: Event) -> str:
+    """One line of JSON, ASCII only, without a line feed; lone surrogates in paths and overrides survive."""
+    data: dict[str, Any] = {"e": event.name}
+    for key in _FIELDS[type(event)]:
+        data[key] = getattr(event, key)
+    return json.dumps(data, separators=(",", ":"), ensure_ascii=True, default=_plain)
+
+
+def _plain(value: object) -> object:
+    raise TypeError(f"an event holds only plain data, not {type(value).__name__}")
+
+
+def from_json(text: str) -> Event:
+    """The inverse of :func:`to_json`.
+
+    Raises:
+        JournalError: if the text is no event that this version knows.
+    """
+    try:
+        data = json.loads(text)
+        cls = _TYPES[data.pop("e")]
+        known = _FIELDS[cls]
+        return cls(**{key: value for key, value in data.items() if key in known})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise JournalError(f"not an event: {text[:80]!r} ({error})") from None

@@ -1,0 +1,224 @@
+"""Journals: append-only files of events with exactly one writer, whose every line carries its own checksum.
+
+A line is ``crc32 json LF``: eight hexadecimal digits, a space, an event. A reader believes only lines whose checksum holds,
+so a torn or garbled line is noticed wherever it stands. Nothing here locks, and nothing is ever modified in place.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clusterduck import events
+from clusterduck.errors import JournalError
+from clusterduck.events import Event, JournalClosed, JournalOpened
+
+#: How much of a journal one call of :func:`read` looks at, in bytes. A longer line is read whole all the same.
+CHUNK_BYTES = 256 * 1024
+
+#: A line longer than this is no line of ours.
+MAX_LINE_BYTES = 16 * 1024 * 1024
+
+
+def encode(event: Event) -> bytes:
+    """The event as one line of a journal."""
+    body = events.to_json(event).encode("ascii")
+    return b"%08x %s\n" % (zlib.crc32(body), body)
+
+
+def decode(line: bytes) -> Event | None:
+    """The event in a line (without its line feed), or None if its checksum does not hold.
+
+    Raises:
+        JournalError: if the checksum holds, but this version knows no such event.
+    """
+    if len(line) < 10 or line[8:9] != b" ":
+        return None
+    try:
+        expected = int(line[:8], 16)
+    except ValueError:
+        return None
+    body = line[9:]
+    if zlib.crc32(body) != expected:
+        return None
+    return events.from_json(body.decode("ascii"))
+
+
+@dataclass
+class Chunk:
+    """What one look at a journal brought.
+
+    Attributes:
+        events: the events between the offset that was asked for and ``offset``, in order.
+        offset: where to go on reading; bytes before it need never be read again.
+        bad_at: offset of a bad line that good lines follow, at which reading stopped. It may be a write that has not
+            reached this host whole: look again later, and pass it as ``skip_bad_at`` if it is still bad then.
+        more: whether there is more to read right away.
+    """
+
+    events: list[Event] = field(default_factory=list)
+    offset: int = 0
+    bad_at: int | None = None
+    more: bool = False
+
+
+def read(path: Path, offset: int = 0, skip_bad_at: int | None = None, limit: int = CHUNK_BYTES) -> Chunk:
+    """Read a journal's events from ``offset`` on, opening the file anew (NFS shows other hosts' appends only so).
+
+    A line without its line feed at the end is being written, or was torn: it is left for later. A bad line is passed over
+    only if it stands at ``skip_bad_at`` and a good line follows it.
+
+    Raises:
+        OSError: if the file cannot be read.
+        JournalError: if it was written by a newer version; nothing is read then.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        data = os.pread(fd, limit, offset)
+        while b"\n" not in data and len(data) < MAX_LINE_BYTES:
+            more = os.pread(fd, limit, offset + len(data))
+            if not more:
+                break
+            data += more
+        end = data.rfind(b"\n") + 1
+        chunk = Chunk(offset=offset, more=len(data) >= limit and end > 0)
+        position = 0
+        while position < end:
+            stop = data.index(b"\n", position)
+            event = decode(data[position:stop]) if stop > position else None
+            if event is not None:
+                _check_version(event, path)
+                chunk.events.append(event)
+            elif stop > position:  # an empty line is a writer's fresh start after a failed write
+                at = offset + position
+                if at != skip_bad_at or not _good_line_follows(fd, data, stop + 1, offset):
+                    if _good_line_follows(fd, data, stop + 1, offset):
+                        chunk.bad_at = at
+                    chunk.more = False
+                    return chunk
+            position = stop + 1
+            chunk.offset = offset + position
+        return chunk
+    finally:
+        os.close(fd)
+
+
+def _good_line_follows(fd: int, data: bytes, position: int, offset: int) -> bool:
+    """Whether any line after ``position`` of ``data`` (or in the chunk of the file after it) has a checksum that holds."""
+    rest = data[position:] + os.pread(fd, CHUNK_BYTES, offset + len(data))
+    for line in rest.split(b"\n")[:-1]:
+        try:
+            if decode(line) is not None:
+                return True
+        except JournalError:
+            return True
+    return False
+
+
+def _check_version(event: Event, path: Path) -> None:
+    if isinstance(event, JournalOpened) and event.version > events.VERSION:
+        raise JournalError(
+            f"{path} was written by a newer clusterduck (journal version {event.version}, this one reads up to "
+            f"{events.VERSION}): upgrade clusterduck here. The journal was left untouched."
+        )
+
+
+class JournalWriter:
+    """The one writer of a journal: segments ``journal-<n>.jsonl`` in a folder, opened when first needed.
+
+    What was appended stays in memory until a flush has succeeded. After a failed write the next one begins a new line; after
+    a failed fsync a new segment is begun, into which everything that was not acknowledged is written again (an event that
+    is found twice says the same thing twice).
+    """
+
+    def __init__(self, folder: Path, sweep: str, writer: str, name: str = "journal") -> None:
+        self._folder = folder
+        self._sweep = sweep
+        self._writer = writer
+        self._name = name
+        self._segment = 0
+        self._fd: int | None = None
+        self._fresh_line = False
+        self._written: list[bytes] = []  # in the file, not yet known to be on disk
+        self._waiting: list[bytes] = []  # not yet in the file
+
+    @property
+    def pending(self) -> int:
+        """How many lines are not yet known to be on disk."""
+        return len(self._written) + len(self._waiting)
+
+    def pending_lines(self) -> list[bytes]:
+        """The lines that are not yet known to be on disk, e.g. to spool them elsewhere."""
+        return self._written + self._waiting
+
+    def append(self, new: Iterable[Event]) -> None:
+        """Take events, to be written by the next flush. Touches no file."""
+        self._waiting += [encode(event) for event in new]
+
+    def flush(self, sync: bool) -> None:
+        """Write what was appended; with ``sync``, make sure that it is on disk, and what was written before it too.
+
+        Raises:
+            OSError: if that failed. Nothing is lost: call again later.
+        """
+        if self._fd is None:
+            self._open()
+        assert self._fd is not None
+        if self._waiting:
+            data = b"".join(self._waiting)
+            if self._fresh_line:
+                data = b"\n" + data
+            self._fresh_line = True  # until the whole of it is known to be written
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._fd, view) :]
+            self._fresh_line = False
+            self._written += self._waiting
+            self._waiting = []
+        if sync and self._written:
+            try:
+                os.fsync(self._fd)
+            except OSError:
+                self._abandon_segment()
+                raise
+            self._written = []
+
+    def close(self) -> None:
+        """Say that nothing follows, flush, and close the file.
+
+        Raises:
+            OSError: as :meth:`flush`.
+        """
+        self.append([JournalClosed()])
+        self.flush(sync=True)
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _open(self) -> None:
+        while True:
+            path = self._folder / f"{self._name}-{self._segment}.jsonl"
+            try:
+                self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            except FileExistsError:
+                self._segment += 1
+                continue
+            break
+        opened = JournalOpened(sweep=self._sweep, writer=self._writer, segment=self._segment)
+        self._waiting = [encode(opened), *self._waiting]
+
+    def _abandon_segment(self) -> None:
+        """After a failed fsync nobody knows what of the file is on disk: write all of it again, elsewhere."""
+        assert self._fd is not None
+        self._waiting = self._written + self._waiting
+        self._written = []
+        self._segment += 1
+        self._fresh_line = False
+        fd, self._fd = self._fd, None
+        try:
+            os.close(fd)
+        except OSError as error:  # the same failure once more; the segment is given up already
+            del error

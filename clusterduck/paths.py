@@ -1,0 +1,231 @@
+"""Where every file lives: the project's ledger, a sweep's folder, a host's replica.
+
+Everything below a ``.clusterduck`` folder is created for the owner alone, whatever the umask.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from clusterduck.errors import NotFoundError, UnsafePathError
+from clusterduck.model import AgentId, Attempt
+
+HIDDEN = ".clusterduck"
+LEDGER_NAME = "ledger.db"
+LEDGER_VARIABLE = "CLUSTERDUCK_LEDGER"
+
+
+def make_private_folder(path: Path) -> Path:
+    """Create ``path`` and its missing parents; ``path`` itself is for the owner alone. Returns ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        require_own(path)
+    return path
+
+
+def require_own(path: Path) -> None:
+    """Refuse a file or folder that somebody else owns or could write, or a symbolic link to one.
+
+    Raises:
+        UnsafePathError: if so.
+    """
+    info = os.lstat(path)
+    if stat.S_ISLNK(info.st_mode):
+        raise UnsafePathError(f"{path} is a symbolic link; clusterduck does not follow links there. Remove it.")
+    if info.st_uid != os.geteuid():
+        raise UnsafePathError(f"{path} belongs to user {info.st_uid}, not to you; clusterduck does not trust it.")
+    if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise UnsafePathError(f"{path} can be written by other users; run `chmod go-w {path}` if that is a mistake.")
+
+
+def find_ledger(start: Path, explicit: str | os.PathLike[str] | None = None) -> Path | None:
+    """The ledger that governs ``start``: named explicitly, by ``CLUSTERDUCK_LEDGER``, or found the way git finds .git.
+
+    Returns None where there is none yet. The file itself need not exist; its folder does, unless it was named.
+    """
+    named = explicit or os.environ.get(LEDGER_VARIABLE)
+    if named:
+        path = Path(named).expanduser()
+        path = path if path.is_absolute() else start / path
+        return path / LEDGER_NAME if path.is_dir() else path
+    start = Path(os.path.abspath(start))
+    for folder in (start, *start.parents):
+        hidden = folder / HIDDEN
+        if (hidden / "sweeps").is_dir() or (hidden / LEDGER_NAME).is_file():
+            return hidden / LEDGER_NAME
+    return None
+
+
+def require_ledger(start: Path, explicit: str | os.PathLike[str] | None = None) -> Path:
+    """Like :func:`find_ledger`.
+
+    Raises:
+        NotFoundError: if there is none.
+    """
+    path = find_ledger(start, explicit)
+    if path is None or not path.parent.is_dir():
+        where = f"at {path}" if path is not None else f"in {start} or any folder above it"
+        raise NotFoundError(
+            f"No ledger {where}: launch a sweep with hydra/launcher=clusterduck_local or clusterduck_slurm first, "
+            f"go to the folder you launched from, or name the ledger with --ledger FILE or {LEDGER_VARIABLE}."
+        )
+    return path
+
+
+@dataclass(frozen=True)
+class LedgerPaths:
+    """A project's ledger and what lies beside it."""
+
+    ledger: Path
+
+    @property
+    def sweeps(self) -> Path:
+        """A folder with one small file per sweep, named by its id, holding the sweep's own folder."""
+        return self.ledger.parent / "sweeps"
+
+    @property
+    def replica_folder(self) -> Path:
+        """This host's own place for the replica: one per ledger and user, in the host's temporary folder."""
+        name = hashlib.sha256(os.fsencode(os.path.abspath(self.ledger))).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"clusterduck-{os.geteuid()}" / name
+
+    def create(self) -> None:
+        """Make the folders, and a .gitignore so that no ledger is ever committed."""
+        make_private_folder(self.ledger.parent)
+        make_private_folder(self.sweeps)
+        ignore = self.ledger.parent / ".gitignore"
+        if self.ledger.parent.name == HIDDEN and not ignore.exists():
+            ignore.write_text("*\n", encoding="ascii")
+
+    def sweep_roots(self) -> dict[str, Path]:
+        """Every sweep of the project: id -> its root folder (``<sweep dir>/.clusterduck/<id>``)."""
+        roots = {}
+        try:
+            entries = sorted(os.scandir(self.sweeps), key=lambda entry: entry.name)
+        except FileNotFoundError:
+            return {}
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            try:
+                text = Path(entry.path).read_text(encoding="utf-8", errors="surrogateescape")
+            except OSError:
+                continue  # being written or taken away this very moment: the next look finds it
+            if text.endswith("\n"):
+                roots[entry.name] = Path(text[:-1])
+        return roots
+
+
+@dataclass(frozen=True)
+class SweepPaths:
+    """What lies in a sweep's root, ``<sweep dir>/.clusterduck/<sweep id>``."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, sweep_dir: Path, sweep: str) -> SweepPaths:
+        """The paths of sweep ``sweep`` whose ``hydra.sweep.dir`` is ``sweep_dir``."""
+        return cls(sweep_dir / HIDDEN / sweep)
+
+    @property
+    def sweep(self) -> str:
+        """The sweep's id."""
+        return self.root.name
+
+    @property
+    def sweep_dir(self) -> Path:
+        """Hydra's ``hydra.sweep.dir``."""
+        return self.root.parent.parent
+
+    @property
+    def queue(self) -> Path:
+        """Attempts that were put back, one file each."""
+        return self.root / "queue"
+
+    @property
+    def claims(self) -> Path:
+        """Who took what: symbolic links named ``<run>.<attempt>``."""
+        return self.root / "claims"
+
+    @property
+    def acts(self) -> Path:
+        """Journals of what people and tools did."""
+        return self.root / "acts"
+
+    @property
+    def results(self) -> Path:
+        """One file per ended attempt."""
+        return self.root / "results"
+
+    @property
+    def logs(self) -> Path:
+        """Logs of attempts whose run folder is not known (yet)."""
+        return self.root / "logs"
+
+    def launch(self, number: int) -> Path:
+        """The folder of the sweep's launch ``number`` (from 0)."""
+        return self.root / "launches" / str(number)
+
+    def payload(self, number: int) -> Path:
+        """What the runs of launch ``number`` need."""
+        return self.launch(number) / "payload.pkl"
+
+    def agent(self, agent: AgentId) -> Path:
+        """The folder of one agent: its journal's segments and its inbox."""
+        return self.root / "batches" / agent.batch / f"{agent.restart}.{agent.node}"
+
+    def result(self, attempt: Attempt) -> Path:
+        """The result of one attempt."""
+        return self.results / f"{attempt}.pkl"
+
+    def create(self) -> None:
+        """Make the sweep's folders.
+
+        Raises:
+            FileExistsError: if another sweep has this id in this folder.
+            OSError: if the folder cannot be written.
+        """
+        make_private_folder(self.root.parent)
+        os.mkdir(self.root, 0o700)
+        for folder in (self.queue, self.claims, self.acts, self.results, self.logs):
+            os.mkdir(folder, 0o700)
+        os.mkdir(self.root / "launches", 0o700)
+        os.mkdir(self.root / "batches", 0o700)
+
+    def journals(self) -> list[Path]:
+        """Every journal file of the sweep, found by listing folders (never by asking for a name)."""
+        found: list[Path] = []
+        for launch in _subfolders(self.root / "launches"):
+            found += _journal_files(launch)
+        found += _journal_files(self.acts)
+        for batch in _subfolders(self.root / "batches"):
+            for agent in _subfolders(batch):
+                found += _journal_files(agent)
+        return found
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _journal_files(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(
+                Path(entry.path)
+                for entry in entries
+                if entry.name.endswith(".jsonl") and entry.is_file(follow_symlinks=False)
+            )
+    except (FileNotFoundError, NotADirectoryError):
+        return []

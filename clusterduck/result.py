@@ -1,0 +1,76 @@
+"""The result of one attempt as a file of its own: Hydra's ``JobReturn``, and beside it a report that needs no unpickling.
+
+The file begins with an ordinary pickle, so ``pickle.load`` reads it. Behind the pickle stand the report (one JSON object)
+and its length in eight digits and a line feed; whoever only wants to know how the run ended reads the file's tail.
+The file is written beside its place, fsynced and renamed: it is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from clusterduck.errors import JournalError
+from clusterduck.paths import require_own
+
+_FOOTER_BYTES = 9
+
+
+def write_result(path: Path, dump: Callable[[IO[bytes]], None], report: dict[str, Any]) -> None:
+    """Write what ``dump`` writes (a pickle), then ``report``, and rename the whole into place.
+
+    Raises:
+        OSError: if it could not be written; nothing stands at ``path`` then.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            dump(file)
+            tail = json.dumps(report).encode("ascii")
+            file.write(tail + b"%08d\n" % len(tail))
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(beside, path)
+    except BaseException:
+        os.unlink(beside)
+        raise
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """The report in a result file: the fields of ``events.AttemptEnded`` that the run itself knows.
+
+    Raises:
+        OSError: if there is no such file.
+        JournalError: if it is not a result.
+    """
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _FOOTER_BYTES))
+        footer = file.read()
+        if len(footer) != _FOOTER_BYTES or not footer[:8].isdigit() or int(footer[:8]) > size - _FOOTER_BYTES:
+            raise JournalError(f"{path} is not the result of a run, or not the whole of one.")
+        file.seek(size - _FOOTER_BYTES - int(footer[:8]))
+        try:
+            report = json.loads(file.read(int(footer[:8])))
+        except ValueError:
+            report = None
+    if not isinstance(report, dict):
+        raise JournalError(f"{path} is not the result of a run, or not the whole of one.")
+    return report
+
+
+def read_job_return(path: Path) -> Any:
+    """Unpickle the ``JobReturn``; only from a file that nobody else could have written.
+
+    Raises:
+        UnsafePathError: if somebody else could have.
+        Exception: whatever unpickling the user's own objects raises.
+    """
+    require_own(path)
+    with open(path, "rb") as file:
+        return pickle.load(file)
