@@ -67,6 +67,7 @@ class Slot:
         env: environment variables that the run gets.
         start_delay_s: seconds after the agent's start before this slot's first run may start.
         tmpdir_vars: variables naming a folder, e.g. ``TMPDIR``; each run gets a sub-folder, removed after it.
+        why: how the slot came to this share, in one line for people.
     """
 
     index: int
@@ -75,6 +76,7 @@ class Slot:
     env: Mapping[str, str] = field(default_factory=dict)
     start_delay_s: float = 0.0
     tmpdir_vars: tuple[str, ...] = ()
+    why: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The slot as plain data, for a journal or the fork server."""
@@ -90,6 +92,7 @@ class Slot:
             env={str(k): str(v) for k, v in data.get("env", {}).items()},
             start_delay_s=float(data.get("start_delay_s", 0.0)),
             tmpdir_vars=tuple(str(v) for v in data.get("tmpdir_vars", ())),
+            why=str(data.get("why", "")),
         )
 
 
