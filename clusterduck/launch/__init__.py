@@ -1,0 +1,1 @@
+"""From override lists to jobs: what ``launch()`` does on the machine where ``--multirun`` is typed."""
