@@ -1,7 +1,7 @@
 """A small convnet and a small transformer in numpy, with gradients by autograd: seconds on one core, no GPU needed.
 
-Both classify 8 x 8 pictures of handwritten digits. A network is its initial parameters and a function from parameters and
-pictures to ten scores; the training loop in ``train.py`` knows no more of it than that.
+Both classify 8 x 8 pictures of handwritten digits. A network is its initial parameters and a function from parameters
+and pictures to ten scores; the training loop in ``train.py`` knows no more of it than that.
 
 With PyTorch both classes become ``torch.nn.Module``s, ``initial`` becomes their ``__init__`` and ``scores`` their
 ``forward``; see the note at the end of ``train.py``.
@@ -10,6 +10,7 @@ With PyTorch both classes become ``torch.nn.Module``s, ``initial`` becomes their
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Protocol
 
 import autograd.numpy as np
@@ -42,7 +43,7 @@ class ConvNet:
         """Fresh parameters."""
         sizes = (1, *self.channels)
         parameters = {}
-        for layer, (before, after) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for layer, (before, after) in enumerate(pairwise(sizes)):
             parameters[f"kernel{layer}"] = _matrix(random, 9 * before, after)
             parameters[f"bias{layer}"] = np.zeros(after)
         side = SIDE // 2 ** len(self.channels)

@@ -1,0 +1,79 @@
+"""What goes wrong on a real Slurm cluster is told in plain words and takes nothing else with it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from cluster import wait_until
+from conftest import Project
+
+pytestmark = pytest.mark.slurm
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("hydra.launcher.partition=nosuch", "invalid partition specified"),
+        ("hydra.launcher.gpus_per_node=9", "Requested node configuration is not available"),
+    ],
+)
+def test_what_sbatch_refuses_is_said_in_its_own_words(project: Project, override: str, words: str) -> None:
+    done = project.launch("+number=range(4)", override, refused=True)
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert project.cluster.jobs() == []
+    assert "PENDING" not in project.states()
+    assert project.told() == {}
+
+
+def test_a_killed_run_ends_alone(project: Project) -> None:
+    project.launch(
+        "+number=range(6)",
+        "+die=[no,kill,no,exit,no,raise]",
+        "hydra.launcher.parallel_runs_per_node=2",
+        "hydra.launcher.wait_for_completion=false",
+    )
+    assert project.wait_until_over() == ["COMPLETED", "FAILED", "COMPLETED", "FAILED", "COMPLETED", "FAILED"]
+    rows = project.runs()
+    assert "SIGKILL" in rows[1]["reason"]
+    attempts = project.query("SELECT * FROM attempt ORDER BY run")
+    assert attempts[1]["signal"] == 9
+    assert attempts[3]["exit_code"] == 3
+    assert attempts[5]["exception_type"].endswith("RuntimeError")
+    assert "this run was told to fail" in attempts[5]["traceback"]
+    assert sorted(project.told()) == list(range(6)), "a failed run holds nothing up"
+    project.cluster.wait_for_no_jobs()
+    (batch,) = project.query("SELECT * FROM batch")
+    shown = project.cluster.command("scontrol", "--oneliner", "show", "job", batch["job_id"])
+    assert "JobState=FAILED" in shown, "the job's exit code says that not all of its runs completed"
+
+
+def test_a_cancelled_job_leaves_no_run_pending_for_ever(project: Project) -> None:
+    gate = project.folder / "never"
+    project.launch("+number=range(4)", f"+gate={gate}", "hydra.launcher.wait_for_completion=false")
+    wait_until(lambda: project.states()[0] == "RUNNING", "the first run running")
+    project.cluster.command("scancel", *project.cluster.jobs())
+    project.cluster.wait_for_no_jobs()
+    wait_until(lambda: project.states()[0] == "CANCELLED", "the first run cancelled")
+    assert "RUNNING" not in project.states()
+
+
+def test_a_node_dies_and_the_requeued_job_does_the_rest(project: Project) -> None:
+    gate = project.folder / "open"
+    project.launch(
+        "+number=range(6)",
+        f"+gate={gate}",
+        "hydra.launcher.parallel_runs_per_node=2",
+        "hydra.launcher.wait_for_completion=false",
+    )
+    wait_until(lambda: Counter(project.states())["RUNNING"] == 2, "two runs running")
+    (agent,) = project.query("SELECT * FROM agent")
+    project.cluster.kill_node(agent["host"])
+    gate.touch()
+    states = project.wait_until_over(seconds=120)
+    assert Counter(states) == {"NODE_FAIL": 2, "COMPLETED": 4}
+    assert states[:2] == ["NODE_FAIL"] * 2
+    assert all(agent["host"] in row["reason"] for row in project.runs()[:2])
+    assert sorted(project.told()) == [2, 3, 4, 5]
+    assert {one["host"] for one in project.told().values()} != {agent["host"]}
