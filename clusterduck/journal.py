@@ -142,6 +142,7 @@ class JournalWriter:
         self._segment = 0
         self._fd: int | None = None
         self._fresh_line = False
+        self._closing = False
         self._written: list[bytes] = []  # in the file, not yet known to be on disk
         self._waiting: list[bytes] = []  # not yet in the file
 
@@ -192,7 +193,9 @@ class JournalWriter:
         Raises:
             OSError: as :meth:`flush`.
         """
-        self.append([JournalClosed()])
+        if not self._closing:
+            self._closing = True
+            self.append([JournalClosed()])
         self.flush(sync=True)
         if self._fd is not None:
             os.close(self._fd)

@@ -40,6 +40,19 @@ class Claims:
             return os.readlink(path) == self._target
         return True
 
+    def release(self, attempt: Attempt) -> None:
+        """Give back a claim of ours on an attempt that was never started, so that anybody may take it.
+
+        Raises:
+            OSError: if the file system did not say yes or no; ask again.
+        """
+        path = self._folder / str(attempt)
+        try:
+            if os.readlink(path) == self._target:
+                os.unlink(path)
+        except FileNotFoundError:
+            return
+
     def owner(self, attempt: Attempt) -> str | None:
         """Who claimed the attempt (without the nonce), or None if nobody did."""
         try:

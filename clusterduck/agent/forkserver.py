@@ -1,0 +1,137 @@
+"""The fork server: a fresh, single-threaded interpreter with Hydra loaded and nothing of the user's, which forks one process per run.
+
+It is started by ``agent.process.ForkServer`` as ``python -m clusterduck.agent.forkserver FD`` and talks to the agent over that
+descriptor, one JSON object to a message. When the agent is gone (its end of the connection closes) it kills every run's
+process group and ends. It never waits for the shared file system.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+#: What Slurm sends to every process of a job step, and what only the agent should act upon.
+IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+#: A message is at most this long, in bytes.
+MESSAGE_BYTES = 64 * 1024
+
+
+def main() -> None:
+    """Serve until the agent is gone; in a forked child, be a run instead."""
+    for number in IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    server = _Server(socket.socket(fileno=int(sys.argv[1])))
+    order = server.serve()
+    if order is not None:
+        from clusterduck.agent import run  # noqa: PLC0415 - imported already, by the server's warm-up
+
+        sys.exit(run.main(order))
+
+
+class _Server:
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._common: dict[str, Any] = {}
+        self._runs: dict[int, str] = {}  # process id -> attempt
+
+    def serve(self) -> dict[str, Any] | None:
+        """Serve; returns in the server with None at its end, and in every child with what it is to run."""
+        reader, writer = os.pipe()
+        for fd in (reader, writer):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._connection, selectors.EVENT_READ)
+            selector.register(reader, selectors.EVENT_READ)
+            while True:
+                ready = {key.fd for key, _ in selector.select()}
+                if reader in ready:
+                    os.read(reader, 4096)
+                    self._reap()
+                if self._connection.fileno() in ready:
+                    message = self._connection.recv(MESSAGE_BYTES)
+                    if not message:
+                        break
+                    order = self._obey(json.loads(message))
+                    if order is not None:
+                        signal.set_wakeup_fd(-1)
+                        os.close(reader)
+                        os.close(writer)
+                        self._connection.close()
+                        return order
+        for pid in self._runs:
+            _kill_group(pid)
+        return None
+
+    def _obey(self, message: dict[str, Any]) -> dict[str, Any] | None:
+        if message["do"] == "prepare":
+            self._common = message
+            self._warm_up(Path(message["payload_file"]))
+            self._tell({"did": "prepared"})
+            return None
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._tell({"did": "refused", "attempt": message["attempt"], "error": str(error)})
+            return None
+        if pid == 0:
+            return {**self._common, **message}
+        self._runs[pid] = message["attempt"]
+        self._tell({"did": "started", "attempt": message["attempt"], "pid": pid})
+        return None
+
+    def _warm_up(self, payload_file: Path) -> None:
+        """Load Hydra and the payload's plain part once, for all runs to come."""
+        from clusterduck.agent import run  # noqa: PLC0415 - after the signals are set, and only here
+
+        run.prepare(payload_file)
+        gc.collect()
+        gc.freeze()  # so that a child's first collection does not copy all of our pages
+
+    def _reap(self) -> None:
+        """Kill what an ended run left in its group, while its process id cannot be anybody else's; then report it."""
+        while self._runs:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is None:
+                return
+            _kill_group(ended.si_pid)
+            _, status, usage = os.wait4(ended.si_pid, 0)
+            attempt = self._runs.pop(ended.si_pid, None)
+            if attempt is not None:
+                self._tell(
+                    {
+                        "did": "ended",
+                        "attempt": attempt,
+                        "status": status,
+                        "peak_memory_bytes": usage.ru_maxrss * 1024,
+                        "cpu_time_s": round(usage.ru_utime + usage.ru_stime, 3),
+                    }
+                )
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        try:
+            self._connection.send(json.dumps(message).encode())
+        except (BrokenPipeError, ConnectionResetError):
+            return  # the agent is gone: the next look at the connection ends us
+
+
+def _kill_group(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return  # it ended before it had a group of its own, or nothing of it is left
+    except PermissionError:
+        return  # what is left of it has become another user's, by a set-user-id program: not ours to kill
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,332 @@
+"""What happens inside a run's process: it leaves the agent's group, takes its slot's resources, and only then becomes the user's.
+
+Nothing of the user's is imported or unpickled before CPUs, GPUs and environment are set. How the run ended is written to its
+result file, then told to the agent (a datagram, sent through a socket opened at that moment, so that a program that closes
+all descriptors can still be heard).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import math
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import cloudpickle
+import hydra.core.utils
+import hydra.types
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf, open_dict
+
+from clusterduck.errors import RunFailedError
+from clusterduck.launch import freeze
+from clusterduck.launch.payload import Payload
+from clusterduck.model import Attempt, ReturnValueLost, Slot, State
+from clusterduck.paths import SweepPaths
+from clusterduck.result import write_result
+
+#: The longest traceback, message and return value (as JSON) that go into the journal, in characters. The result file has all.
+TRACEBACK_CHARS, MESSAGE_CHARS, RETURN_VALUE_CHARS = 32_000, 2_000, 16_000
+
+#: For how long a result that the file system refuses is tried again, in seconds.
+RESULT_PATIENCE_S = 15.0
+
+_payload: Payload | None = None
+
+
+def prepare(payload_file: Path) -> None:
+    """In the fork server, before any run: read the payload's plain part and Hydra's frozen sources."""
+    global _payload  # noqa: PLW0603 - set once in the server, inherited by every fork
+    _payload = Payload.load(payload_file.read_bytes())
+    freeze.install(_payload.sources)
+
+
+def main(order: Mapping[str, Any]) -> int:
+    """Be a run.
+
+    Args:
+        order: what the fork server was told, see ``agent.supervisor``.
+
+    Returns the exit code for the interpreter, which ends as a user's own script would: atexit handlers and all.
+    """
+    os.setsid()
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # SIGUSR1 and SIGUSR2 stay ignored: Slurm sends them to every process of a step, and they would kill a program that never
+    # heard of them. One that wants them installs a handler.
+    assert _payload is not None
+    return _Run(order, _payload).execute()
+
+
+class _Run:
+    def __init__(self, order: Mapping[str, Any], payload: Payload) -> None:
+        self._order = order
+        self._payload = payload
+        self._attempt = Attempt.parse(order["attempt"])
+        self._slot = Slot.from_json(order["slot"])
+        self._sweep = SweepPaths(Path(order["sweep_root"]))
+        self._log = Path(order["log"])
+        self._environment: dict[str, str] = {}
+        self._exit_code = 0
+
+    def execute(self) -> int:
+        with contextlib.suppress(OSError):  # not allowed everywhere; then the kernel chooses by size
+            Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
+        self._open_log()
+        try:
+            self._take_slot()
+            answer = self._run_job()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is how the run ended
+            answer = hydra.core.utils.JobReturn(
+                overrides=self._overrides(), status=hydra.core.utils.JobStatus.FAILED, _return_value=_plain_exception(error)
+            )
+        report = self._report_on(answer)
+        self._keep_result(answer, report)
+        self._tell(report)
+        return self._exit_code
+
+    # --- before the user's code
+
+    def _open_log(self) -> None:
+        try:
+            fd = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            print(f"clusterduck: run {self._attempt} has no log of its own ({error})", file=sys.stderr)  # noqa: T201
+        else:
+            os.dup2(fd, 1)
+            os.dup2(fd, 2)
+            os.close(fd)
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(line_buffering=True, encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+
+    def _take_slot(self) -> None:
+        slot = self._slot
+        if slot.cpus:
+            os.sched_setaffinity(0, slot.cpus)
+        self._environment = {
+            **slot.env,
+            **{variable: str(folder) for variable, folder in self._order["tmpdirs"].items()},
+            "CLUSTERDUCK_SWEEP": self._sweep.sweep,
+            "CLUSTERDUCK_RUN": str(self._attempt.run),
+            "CLUSTERDUCK_ATTEMPT": str(self._attempt.number),
+            "CLUSTERDUCK_SLOT": str(slot.index),
+            "CLUSTERDUCK_BATCH": self._order["batch"],
+        }
+        for folder in self._order["tmpdirs"].values():
+            os.mkdir(folder, 0o700)
+        os.environ.update(self._environment)
+        if self._order["verbose"]:
+            given = ", ".join(f"{name}={value}" for name, value in sorted(self._environment.items()))
+            self._say(
+                f"attempt {self._attempt.number} of run {self._attempt.run} of {self._sweep.sweep} in slot {slot.index} of "
+                f"{socket.gethostname()}: CPUs {sorted(os.sched_getaffinity(0))}, GPUs {list(slot.gpus)}, {given}"
+            )
+
+    def _overrides(self) -> list[str]:
+        return self._payload.overrides[self._attempt.run - self._payload.first_run]
+
+    # --- the user's code
+
+    def _run_job(self) -> hydra.core.utils.JobReturn:
+        os.chdir(self._payload.cwd)
+        sys.path[:] = self._payload.sys_path
+        sys.argv = [self._payload.script or "", *sys.argv[2:]]
+        user = self._payload.unpickle_user()
+        user.activate()
+        config = user.hydra_context.config_loader.load_sweep_config(user.config, list(self._overrides()))
+        with open_dict(config):
+            config.hydra.job.id = f"{self._order['job_id']}_{self._attempt.run}"
+            config.hydra.job.num = self._attempt.run
+        return hydra.core.utils.run_job(
+            hydra_context=user.hydra_context,
+            task_function=self._guarded(user.task_function),
+            config=config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+
+    def _guarded(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """The user's function, with every way out of it turned into a value or an Exception, as ``run_job`` expects it.
+
+        Hydra calls ``on_job_end`` only then, so ``sys.exit`` must not fly past it.
+        """
+
+        @functools.wraps(function)
+        def call(config: Any) -> Any:
+            self._locate()
+            try:
+                return function(config)
+            except SystemExit as end:
+                if end.code is None or end.code == 0:
+                    return None
+                self._exit_code = end.code if isinstance(end.code, int) and 0 < end.code < 256 else 1
+                raise RunFailedError(f"ended by sys.exit({end.code!r})", self._attempt.run) from end
+            except Exception:
+                raise
+            except BaseException as error:
+                raise RunFailedError(f"ended by {type(error).__name__}: {error}", self._attempt.run) from error
+
+        return call
+
+    def _locate(self) -> None:
+        """Hydra has named the run's folder: move the log there, and tell the agent."""
+        hydra_config = HydraConfig.get()
+        folder = Path(hydra_config.runtime.output_dir)
+        for name in (f"attempt-{self._attempt.number}.log", f"attempt-{self._attempt.number}.{self._attempt.run}.log"):
+            try:
+                os.link(self._log, folder / name, follow_symlinks=False)
+            except FileExistsError:
+                continue  # another run shares the folder
+            except OSError:
+                break  # another file system, or one without links: the log stays where it began
+            os.unlink(self._log)
+            self._log = folder / name
+            break
+        self._tell({"located": True, "run_dir": str(folder), "log": str(self._log)})
+        overruled = sorted(set(hydra_config.job.env_set) & set(self._environment))
+        if overruled:
+            self._say(f"hydra.job.env_set wins over what clusterduck had set for {', '.join(overruled)}")
+
+    # --- after it
+
+    def _report_on(self, answer: hydra.core.utils.JobReturn) -> dict[str, Any]:
+        report: dict[str, Any] = {"state": State.COMPLETED.value, "reason": ""}
+        if answer.status is hydra.core.utils.JobStatus.COMPLETED:
+            report["return_value"] = as_json(answer._return_value)
+            return report
+        error = answer._return_value
+        lines = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        print(lines, file=sys.stderr, end="")  # noqa: T201 - the run's own log
+        own = isinstance(error, RunFailedError) and error.__cause__ is not None
+        cause = error.__cause__ if own else error
+        message = _text_of(error)
+        first_line = message.strip().partition("\n")[0][:300]
+        self._exit_code = self._exit_code or 1
+        report |= {
+            "state": State.FAILED.value,
+            "reason": first_line if own else f"{type(error).__name__}: {first_line}".rstrip(": "),
+            "exception_type": _qualified_name(type(cause)),
+            "exception_message": message[:MESSAGE_CHARS],
+            "traceback": lines if len(lines) <= TRACEBACK_CHARS else "…" + lines[-TRACEBACK_CHARS:],
+        }
+        return report
+
+    def _keep_result(self, answer: hydra.core.utils.JobReturn, report: dict[str, Any]) -> None:
+        """Write the result file: all of it, or as much as can be pickled."""
+        if isinstance(answer._return_value, BaseException):
+            answer._return_value = _carried_over(answer._return_value, self._attempt.run)
+        failure = ""
+        for leave_out in (None, self._leave_out_value, self._leave_out_configuration):
+            if leave_out is not None:
+                leave_out(answer, report, failure)
+            try:
+                self._write_result(answer, report)
+            except OSError as error:
+                report["reason"] = "; ".join(filter(None, [report["reason"], f"its result could not be written: {error}"]))
+                self._say(report["reason"])
+                return
+            except Exception as error:  # noqa: BLE001 - pickling calls the user's code, which may raise anything
+                failure = f"{type(error).__name__}: {_text_of(error)}"
+                continue
+            return
+
+    def _write_result(self, answer: hydra.core.utils.JobReturn, report: dict[str, Any]) -> None:
+        """Write the result, again and again while the file system refuses, since that may pass."""
+        target = self._sweep.result(self._attempt)
+        until = time.monotonic() + RESULT_PATIENCE_S
+        while True:
+            try:
+                write_result(target, functools.partial(_dump, answer), report)
+            except OSError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.5)
+                continue
+            report["result"] = str(target)
+            return
+
+    def _leave_out_value(self, answer: hydra.core.utils.JobReturn, report: dict[str, Any], failure: str) -> None:
+        value = answer._return_value
+        name = _qualified_name(type(value))
+        if isinstance(value, BaseException):
+            answer._return_value = RunFailedError(report["reason"], self._attempt.run)
+        else:
+            answer._return_value = ReturnValueLost(name, failure)
+            report["reason"] = f"its return value, a {name}, could not be pickled: {failure}"[:MESSAGE_CHARS]
+            self._say(report["reason"])
+
+    def _leave_out_configuration(self, answer: hydra.core.utils.JobReturn, report: dict[str, Any], failure: str) -> None:
+        answer.cfg = answer.hydra_cfg = None
+        self._say(f"the configuration is left out of the result, it could not be pickled: {failure}")
+
+    def _tell(self, message: Mapping[str, Any]) -> None:
+        data = json.dumps({"attempt": str(self._attempt), **message}).encode("ascii")
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+                sender.sendto(data, self._order["report_address"])
+        except OSError as error:
+            self._say(f"cannot report to the agent: {error}")
+
+    def _say(self, line: str) -> None:
+        print(f"clusterduck: {line}", file=sys.stderr)  # noqa: T201 - the run's own log
+
+
+def as_json(value: Any) -> str | None:
+    """The value as JSON text, if it is JSON (a NumPy scalar or zero-dimensional array counts as its number) and not too long.
+
+    ``nan`` and the infinities, which JSON does not have, become the strings "nan", "inf" and "-inf".
+    """
+    item = getattr(value, "item", None)
+    if callable(item) and getattr(value, "shape", None) == ():
+        value = item()
+    if OmegaConf.is_config(value):
+        value = OmegaConf.to_container(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        value = str(value)
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return None
+    return text if len(text) <= RETURN_VALUE_CHARS else None
+
+
+def _dump(answer: hydra.core.utils.JobReturn, file: IO[bytes]) -> None:
+    cloudpickle.dump(answer, file)
+
+
+def _plain_exception(error: BaseException) -> Exception:
+    if isinstance(error, Exception):
+        return error
+    wrapped = RunFailedError(f"ended by {type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def _carried_over(error: BaseException, run: int) -> BaseException:
+    """The exception itself if it survives pickling, else one that says what it said."""
+    try:
+        cloudpickle.loads(cloudpickle.dumps(error))
+    except Exception:  # noqa: BLE001 - its own constructor or state may raise anything
+        return RunFailedError(f"{_qualified_name(type(error))}: {_text_of(error)}", run)
+    return error
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as second:  # noqa: BLE001 - a user's __str__ may raise anything
+        return f"(its message cannot be shown: {type(second).__name__})"
+
+
+def _qualified_name(cls: type) -> str:
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"

@@ -1,0 +1,49 @@
+"""What a launch tells an agent: plain data that submitit pickles into the job. Imports nothing, so that it is cheap to send."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class AgentSettings:
+    """Everything an agent needs to know.
+
+    Attributes:
+        sweep_root: ``<sweep dir>/.clusterduck/<sweep id>``.
+        batch: the batch's id.
+        launch: the launch's number, which names the payload.
+        first_run: the batch's home range begins here,
+        stop_run: and ends before here.
+        plan_first: the whole launch's runs begin here,
+        plan_stop: and end before here.
+        nodes: how many nodes, and so agents, the job has.
+        cluster: "local" or "slurm".
+        parallel_runs_per_node: how many slots.
+        resources: the launcher's ``resources_config``.
+        share_runs: whether to go on with other batches' runs once the home range is done.
+        verbose: whether to say what is scheduled where and why.
+        publish_interval_s: how often to have the ledger published, in seconds.
+        ledger: the ledger's path.
+        timeout_min: the job's time limit, in minutes.
+        cuda_visible_devices: for a local job, what the launching process had (submitit's local executor blanks it).
+    """
+
+    sweep_root: str
+    batch: str
+    launch: int
+    first_run: int
+    stop_run: int
+    plan_first: int
+    plan_stop: int
+    nodes: int
+    cluster: str
+    parallel_runs_per_node: int
+    ledger: str
+    resources: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+    share_runs: bool = False
+    verbose: bool = False
+    publish_interval_s: float = 30.0
+    timeout_min: int = 60
+    cuda_visible_devices: str | None = None

@@ -1,0 +1,167 @@
+"""The agent's decisions as a pure state machine: events go in, commands come out; no clock, no I/O.
+
+It decides which claimed attempt starts in which slot, how many more to claim, and when there is nothing left to do. All that
+takes time (claiming, starting, killing) is done by the supervisor, which answers with events.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from clusterduck.model import Attempt, State
+
+# --- events
+
+
+@dataclass(frozen=True)
+class SlotOpened:
+    """The slot may be used from now on: its start delay is over."""
+
+    slot: int
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """The answer to a :class:`Claim`: what is ours now, and how many more there may be to claim."""
+
+    asked: int
+    attempts: tuple[Attempt, ...]
+    left: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """An attempt's process, and all it started, is gone; its slot is free."""
+
+    slot: int
+    state: State
+
+
+@dataclass(frozen=True)
+class StopAsked:
+    """The job has to end: claim nothing more, give back what has not started, end what runs."""
+
+
+Event = SlotOpened | Claimed | Ended | StopAsked
+
+# --- commands
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Claim up to ``count`` attempts."""
+
+    count: int
+
+
+@dataclass(frozen=True)
+class Start:
+    """Start an attempt in a slot that is free."""
+
+    slot: int
+    attempt: Attempt
+
+
+@dataclass(frozen=True)
+class Release:
+    """Give back attempts that were claimed and never started."""
+
+    attempts: tuple[Attempt, ...]
+
+
+@dataclass(frozen=True)
+class AskToEnd:
+    """Ask the run in a slot to end, and make it end if it does not."""
+
+    slot: int
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Nothing runs, and nothing more will."""
+
+
+Command = Claim | Start | Release | AskToEnd | Finish
+
+
+class AgentState:
+    """What the agent knows and means to do.
+
+    Args:
+        slots: how many slots the node has; all are closed until :class:`SlotOpened`.
+        left: how many attempts there may be to claim.
+        alone: whether no other agent claims from the same runs. If others do, the last attempts are not claimed ahead of
+            time: whoever is free first takes one.
+    """
+
+    def __init__(self, slots: int, left: int, alone: bool) -> None:
+        self._open = [False] * slots
+        self._busy: dict[int, Attempt] = {}
+        self._ready: deque[Attempt] = deque()
+        self._asked = 0
+        self._left = left
+        self._alone = alone
+        self._stopping = False
+        self._finished = False
+        self.completed = 0
+        self.unsuccessful = 0
+
+    @property
+    def busy(self) -> dict[int, Attempt]:
+        """Which attempt each occupied slot holds."""
+        return dict(self._busy)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the job has to end."""
+        return self._stopping
+
+    def handle(self, event: Event) -> list[Command]:
+        """Take one event and say what is to be done."""
+        commands: list[Command] = []
+        if isinstance(event, SlotOpened):
+            self._open[event.slot] = True
+        elif isinstance(event, Claimed):
+            self._asked -= event.asked
+            self._left = event.left
+            if self._stopping and event.attempts:
+                commands.append(Release(event.attempts))
+            else:
+                self._ready.extend(event.attempts)
+        elif isinstance(event, Ended):
+            del self._busy[event.slot]
+            if event.state is State.COMPLETED:
+                self.completed += 1
+            else:
+                self.unsuccessful += 1
+        elif not self._stopping:
+            self._stopping = True
+            commands += [AskToEnd(slot) for slot in sorted(self._busy)]
+            if self._ready:
+                commands.append(Release(tuple(self._ready)))
+                self._ready.clear()
+        return commands + self._schedule()
+
+    def _schedule(self) -> list[Command]:
+        commands: list[Command] = []
+        free = [slot for slot, is_open in enumerate(self._open) if is_open and slot not in self._busy]
+        while free and self._ready:
+            slot, attempt = free.pop(0), self._ready.popleft()
+            self._busy[slot] = attempt
+            commands.append(Start(slot, attempt))
+        if not self._stopping:
+            need = min(len(free) + self._ahead(len(free)) - len(self._ready) - self._asked, self._left - self._asked)
+            if need > 0:
+                self._asked += need
+                commands.append(Claim(need))
+        if not (self._busy or self._ready or self._asked or self._finished) and (self._stopping or not self._left):
+            self._finished = True
+            commands.append(Finish())
+        return commands
+
+    def _ahead(self, free: int) -> int:
+        """How many attempts to hold ready for slots that are busy: one for each, but not the last ones if others claim too."""
+        slots = len(self._open)
+        spare = self._left - free if self._alone else self._left - free - slots
+        return max(0, min(len(self._busy), spare))

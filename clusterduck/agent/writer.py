@@ -1,0 +1,250 @@
+"""The one thread of the agent that touches the shared file system, so that a hung file server stalls reports and never runs.
+
+It appends events to the agent's journal, claims attempts, gives them back, and fetches the payload to the node's own disk.
+What cannot be written yet is kept in memory, spooled on the node's own disk, and tried again; what never could be written is
+named at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from clusterduck import paths
+from clusterduck.errors import ClusterduckError
+from clusterduck.events import Event
+from clusterduck.journal import JournalWriter
+from clusterduck.model import Attempt
+from clusterduck.queue import Claims
+
+#: How long to wait before trying again what the file system refused, in seconds: doubled from the first to the second.
+RETRY_FIRST_S, RETRY_MOST_S = 0.2, 5.0
+
+#: For how long the payload's absence is taken for a file system's delay, in seconds.
+PAYLOAD_PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True)
+class ClaimsMade:
+    """The answer to :meth:`Writer.claim`."""
+
+    asked: int
+    attempts: tuple[Attempt, ...]
+    left: int
+
+
+@dataclass(frozen=True)
+class PayloadFetched:
+    """The answer to :meth:`Writer.fetch`; ``error`` is a sentence if the payload cannot be had."""
+
+    error: str | None
+
+
+Answer = ClaimsMade | PayloadFetched
+
+
+class Writer:
+    """The writer thread and its queue.
+
+    Args:
+        journal: the agent's journal; nobody else uses it from now on.
+        claims: for claiming under the agent's name.
+        candidates: the runs whose first attempt may be claimed, best first.
+        spool: a file on the node's own disk for what cannot be written yet.
+        wake: called (from the thread) whenever an answer is waiting.
+        say: prints a line into the job's log.
+    """
+
+    def __init__(
+        self,
+        journal: JournalWriter,
+        claims: Claims,
+        candidates: Sequence[int],
+        spool: Path,
+        wake: Callable[[], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self._journal = journal
+        self._claims = claims
+        self._candidates = deque(candidates)
+        self._spool = spool
+        self._wake = wake
+        self._say = say
+        self._orders: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._sync = False
+        self._failing_since: float | None = None
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._abandon = threading.Event()
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    # --- for the wait loop: none of these waits
+
+    def record(self, new: Iterable[Event], sync: bool = True) -> None:
+        """Have events written; with ``sync``, on disk before anything that is asked for later."""
+        taken = list(new)
+
+        def take() -> None:
+            self._journal.append(taken)
+            self._sync = self._sync or sync
+
+        self._orders.put(take)
+
+    def claim(self, count: int) -> None:
+        """Have up to ``count`` attempts claimed; answered by :class:`ClaimsMade`."""
+        self._orders.put(lambda: self._do_claim(count))
+
+    def release(self, attempts: Iterable[Attempt]) -> None:
+        """Give back claims on attempts that never started."""
+        taken = tuple(attempts)
+        self._orders.put(lambda: self._do_release(taken))
+
+    def fetch(self, source: Path, target: Path) -> None:
+        """Have the payload copied to the node's own disk; answered by :class:`PayloadFetched`."""
+        self._orders.put(lambda: self._do_fetch(source, target))
+
+    def answers(self) -> list[Answer]:
+        """The answers that have come, oldest first."""
+        found: list[Answer] = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                found.append(self._answers.get_nowait())
+        return found
+
+    def close(self, patience_s: float) -> int:
+        """Write what is left and close the journal, trying for ``patience_s`` seconds.
+
+        Returns the number of lines that could not be written; they stand in the spool file then.
+        """
+        self._orders.put(None)
+        self._thread.join(patience_s)
+        if self._thread.is_alive():
+            self._abandon.set()
+            self._thread.join(1.0)
+        return self._journal.pending
+
+    # --- in the thread
+
+    def _run(self) -> None:
+        wait: float | None = None
+        closing = False
+        while not self._abandon.is_set():
+            closing = self._take_orders(wait, closing)
+            if not self._flush(closing):
+                wait = self._next_wait()
+            elif closing:
+                return
+            else:
+                wait = None
+
+    def _take_orders(self, wait: float | None, closing: bool) -> bool:
+        """Carry out all orders there are, waiting for one if there is none. Returns whether the last one has come."""
+        if closing:
+            self._abandon.wait(wait)
+            return True
+        try:
+            order = self._orders.get(timeout=wait)
+            while order is not None:
+                order()
+                order = self._orders.get_nowait()
+        except queue.Empty:
+            return False
+        return True
+
+    def _flush(self, closing: bool) -> bool:
+        try:
+            if closing:
+                self._journal.close()
+            elif self._journal.pending:
+                self._journal.flush(sync=self._sync)
+            self._sync = False
+        except OSError as error:
+            self._keep(error)
+            return False
+        if self._failing_since is not None:
+            self._failing_since = None
+            self._spool.unlink(missing_ok=True)
+            self._say("the journal can be written again; nothing was lost")
+        return True
+
+    def _keep(self, error: OSError) -> None:
+        kept = f"in {self._spool}"
+        try:
+            beside = self._spool.with_suffix(".new")
+            beside.write_bytes(b"".join(self._journal.pending_lines()))
+            os.replace(beside, self._spool)
+        except OSError as spool_error:
+            kept = f"in memory, for the node's own disk cannot be written either ({spool_error})"
+        if self._failing_since is None:
+            self._failing_since = time.monotonic()
+            self._say(f"the journal cannot be written ({error}): runs go on, reports are kept {kept}")
+
+    def _next_wait(self) -> float:
+        failing = time.monotonic() - (self._failing_since or time.monotonic())
+        return min(RETRY_MOST_S, max(RETRY_FIRST_S, failing / 2))
+
+    def _answer(self, answer: Answer) -> None:
+        self._answers.put(answer)
+        self._wake()
+
+    def _insist(self, action: Callable[[], None], what: str) -> None:
+        """Do something on the shared file system, again and again while it fails in a way that may pass."""
+        wait = RETRY_FIRST_S
+        while True:
+            try:
+                action()
+                return
+            except OSError as error:
+                if wait == RETRY_FIRST_S:
+                    self._say(f"cannot {what} ({error}): trying again")
+                if self._abandon.wait(wait):
+                    return
+                wait = min(RETRY_MOST_S, wait * 2)
+
+    def _do_claim(self, count: int) -> None:
+        found: list[Attempt] = []
+        while self._candidates and len(found) < count:
+            attempt = Attempt(self._candidates[0], 1)
+            won: list[bool] = []
+            self._insist(lambda attempt=attempt, won=won: won.append(self._claims.claim(attempt)), "claim a run")  # type: ignore[misc]
+            if self._abandon.is_set():
+                break
+            self._candidates.popleft()
+            if won[-1]:
+                found.append(attempt)
+            else:  # others are here: one listing spares a question for each that is gone
+                self._insist(self._forget_taken, "list the claims")
+        self._answer(ClaimsMade(count, tuple(found), len(self._candidates)))
+
+    def _forget_taken(self) -> None:
+        taken = self._claims.taken()
+        self._candidates = deque(run for run in self._candidates if Attempt(run, 1) not in taken)
+
+    def _do_release(self, attempts: tuple[Attempt, ...]) -> None:
+        for attempt in attempts:
+            self._insist(lambda attempt=attempt: self._claims.release(attempt), "give back a run")  # type: ignore[misc]
+
+    def _do_fetch(self, source: Path, target: Path) -> None:
+        until = time.monotonic() + PAYLOAD_PATIENCE_S
+        wait = RETRY_FIRST_S
+        while True:
+            try:
+                paths.require_own(source)
+                target.write_bytes(source.read_bytes())
+                return self._answer(PayloadFetched(None))
+            except ClusterduckError as error:
+                return self._answer(PayloadFetched(str(error)))
+            except OSError as error:
+                if time.monotonic() > until or self._abandon.wait(wait):
+                    return self._answer(PayloadFetched(f"The payload {source} cannot be read: {error}."))
+                wait = min(RETRY_MOST_S, wait * 2)

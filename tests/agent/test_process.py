@@ -1,0 +1,126 @@
+"""Reading how a run ended, hiding the rank, and finding what a run left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clusterduck.agent.process import Exit, ForkServer, Leftovers, judge, run_environment
+from clusterduck.model import Attempt, State
+
+COMPLETED = {"state": "COMPLETED", "reason": ""}
+FAILED = {"state": "FAILED", "reason": "ValueError: no"}
+
+
+@pytest.mark.parametrize(
+    ("end", "state", "words"),
+    [
+        (Exit(0, COMPLETED), State.COMPLETED, ""),
+        (Exit(signal.SIGSEGV, COMPLETED), State.COMPLETED, "killed by SIGSEGV after it had returned"),
+        (Exit(1 << 8, FAILED), State.FAILED, "ValueError: no"),
+        (Exit(signal.SIGKILL, FAILED), State.FAILED, "ValueError: no"),
+        (Exit(signal.SIGKILL, None), State.FAILED, "killed by SIGKILL"),
+        (Exit(signal.SIGKILL, None, oom_kills=0), State.FAILED, "killed by SIGKILL"),
+        (Exit(signal.SIGKILL, None, oom_kills=1), State.OUT_OF_MEMORY, "out of memory"),
+        (Exit(signal.SIGSEGV, None, oom_kills=1), State.FAILED, "killed by SIGSEGV"),
+        (Exit(0, None), State.FAILED, "exit code 0, without returning"),
+        (Exit(7 << 8, None), State.FAILED, "exit code 7"),
+        (Exit(None, None), State.FAILED, "vanished"),
+        (Exit(signal.SIGTERM, None, asked_to_end=(State.CANCELLED, "you said so")), State.CANCELLED, "you said so"),
+        (Exit(0, COMPLETED, asked_to_end=(State.CANCELLED, "you said so")), State.COMPLETED, ""),
+        (Exit(40, None), State.FAILED, "killed by"),
+    ],
+)
+def test_judge(end: Exit, state: State, words: str) -> None:
+    verdict = judge(end)
+    assert verdict.state is state
+    assert words in verdict.reason
+    assert bool(verdict.reason) == bool(words)
+
+
+def test_a_run_does_not_see_the_rank_of_the_job() -> None:
+    environ = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": "1",
+        "SLURM_STEP_GPUS": "0,1",
+        "SLURM_STEPID": "0",
+        "PMIX_RANK": "1",
+        "PMI_RANK": "1",
+        "HOME": "/home/me",
+    }
+    assert run_environment(environ) == {
+        "SLURM_JOB_ID": "7",
+        "HOME": "/home/me",
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+    }
+
+
+def test_what_a_run_left_in_its_group_is_killed_and_nothing_else() -> None:
+    script = "import subprocess, sys, time; p = subprocess.Popen(['sleep', '600']); print(p.pid, flush=True); time.sleep(600)"
+    with (
+        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, start_new_session=True) as run,
+        subprocess.Popen(["sleep", "600"], start_new_session=True) as bystander,
+    ):
+        assert run.stdout is not None
+        grandchild = int(run.stdout.readline())
+        left = Leftovers(run.pid, Attempt(3, 1), "sweep-abcde")
+        assert left.kill({bystander.pid}) is False
+        run.wait(30)
+        while Path(f"/proc/{grandchild}").exists() and "Z" not in Path(f"/proc/{grandchild}/stat").read_text().split(")")[1]:
+            os.sched_yield()
+        assert bystander.poll() is None
+        bystander.kill()
+
+
+def test_what_escaped_to_a_session_of_its_own_is_known_by_the_runs_variables() -> None:
+    marks = {"CLUSTERDUCK_SWEEP": "sweep-abcde", "CLUSTERDUCK_RUN": "3", "CLUSTERDUCK_ATTEMPT": "1"}
+    with (
+        subprocess.Popen(["sleep", "600"], start_new_session=True, env={**os.environ, **marks}) as escaped,
+        subprocess.Popen(
+            ["sleep", "600"], start_new_session=True, env={**os.environ, **marks, "CLUSTERDUCK_RUN": "4"}
+        ) as other,
+    ):
+        while b"CLUSTERDUCK_RUN" not in Path(f"/proc/{other.pid}/environ").read_bytes():
+            os.sched_yield()  # until its exec is done
+        while b"CLUSTERDUCK_RUN" not in Path(f"/proc/{escaped.pid}/environ").read_bytes():
+            os.sched_yield()
+        dead = subprocess.Popen(["true"])
+        dead.wait()
+        left = Leftovers(dead.pid, Attempt(3, 1), "sweep-abcde")
+        assert left.kill(set()) is False
+        assert escaped.wait(30) == -signal.SIGKILL
+        assert other.poll() is None
+        assert left.kill(set()) is True
+        other.kill()
+
+
+def test_the_fork_server_ends_when_its_agent_is_gone() -> None:
+    server = ForkServer(dict(os.environ))
+    server.close()
+    assert server.process.wait(60) == 0
+
+
+def test_the_fork_server_ignores_what_slurm_sends_to_every_process_of_a_step() -> None:
+    server = ForkServer(dict(os.environ))
+    status = Path(f"/proc/{server.process.pid}/status")
+    wanted = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+
+    def ignored() -> set[int]:
+        line = next(line for line in status.read_text().splitlines() if line.startswith("SigIgn"))
+        mask = int(line.split()[1], 16)
+        return {number for number in range(1, 65) if mask >> (number - 1) & 1}
+
+    while not wanted <= ignored():
+        assert server.process.poll() is None
+    server.process.send_signal(signal.SIGTERM)
+    server.process.send_signal(signal.SIGUSR2)
+    server.close()
+    assert server.process.wait(60) == 0

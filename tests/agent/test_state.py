@@ -1,0 +1,130 @@
+"""The agent's decisions: a bare state fed with events, and laws that hold whatever the events."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clusterduck.agent.state import (
+    AgentState,
+    AskToEnd,
+    Claim,
+    Claimed,
+    Command,
+    Ended,
+    Finish,
+    Release,
+    SlotOpened,
+    Start,
+    StopAsked,
+)
+from clusterduck.model import Attempt, State
+
+
+def attempts(first: int, count: int) -> tuple[Attempt, ...]:
+    return tuple(Attempt(run, 1) for run in range(first, first + count))
+
+
+def test_it_claims_for_free_slots_first_and_starts_what_it_got() -> None:
+    state = AgentState(slots=2, left=10, alone=True)
+    assert state.handle(SlotOpened(0)) == [Claim(1)]
+    assert state.handle(SlotOpened(1)) == [Claim(1)]
+    assert state.handle(Claimed(1, attempts(0, 1), 9)) == [Start(0, Attempt(0, 1)), Claim(1)]
+    assert state.handle(Claimed(1, attempts(1, 1), 8)) == [Start(1, Attempt(1, 1)), Claim(1)]
+    assert state.busy == {0: Attempt(0, 1), 1: Attempt(1, 1)}
+
+
+def test_an_attempt_held_ready_starts_at_once_when_a_slot_is_free() -> None:
+    state = AgentState(slots=1, left=3, alone=True)
+    state.handle(SlotOpened(0))
+    assert state.handle(Claimed(1, attempts(0, 1), 2)) == [Start(0, Attempt(0, 1)), Claim(1)]
+    state.handle(Claimed(1, attempts(1, 1), 1))
+    assert state.handle(Ended(0, State.COMPLETED)) == [Start(0, Attempt(1, 1)), Claim(1)]
+
+
+def test_the_last_attempts_are_not_claimed_ahead_where_others_claim_too() -> None:
+    state = AgentState(slots=2, left=3, alone=False)
+    state.handle(SlotOpened(0))
+    state.handle(SlotOpened(1))
+    assert state.handle(Claimed(1, attempts(0, 1), 2)) == [Start(0, Attempt(0, 1))]
+    assert state.handle(Claimed(1, attempts(1, 1), 1)) == [Start(1, Attempt(1, 1))]  # one is left for whoever is free first
+
+
+def test_nothing_to_claim_ends_well() -> None:
+    state = AgentState(slots=2, left=0, alone=False)
+    assert state.handle(SlotOpened(0)) == [Finish()]
+
+
+def test_stopping_gives_back_what_has_not_started_and_asks_the_rest_to_end() -> None:
+    state = AgentState(slots=1, left=3, alone=True)
+    state.handle(SlotOpened(0))
+    state.handle(Claimed(1, attempts(0, 1), 2))
+    state.handle(Claimed(1, attempts(1, 1), 1))
+    assert state.handle(StopAsked()) == [AskToEnd(0), Release(attempts(1, 1))]
+    assert state.handle(StopAsked()) == []
+    assert state.handle(Ended(0, State.CANCELLED)) == [Finish()]
+    assert (state.completed, state.unsuccessful) == (0, 1)
+
+
+def test_a_claim_that_comes_after_stopping_is_given_back() -> None:
+    state = AgentState(slots=1, left=3, alone=True)
+    state.handle(SlotOpened(0))
+    assert state.handle(StopAsked()) == []
+    assert state.handle(Claimed(1, attempts(0, 1), 2)) == [Release(attempts(0, 1)), Finish()]
+
+
+@given(
+    slots=st.integers(1, 5),
+    runs=st.integers(0, 30),
+    alone=st.booleans(),
+    rivals=st.integers(0, 10),
+    stop_after=st.one_of(st.none(), st.integers(0, 40)),
+    order=st.randoms(use_true_random=False),
+)
+def test_whatever_happens_every_claimed_attempt_runs_once_or_is_given_back(
+    slots: int, runs: int, alone: bool, rivals: int, stop_after: int | None, order: object
+) -> None:
+    state = AgentState(slots, runs, alone)
+    queue = list(range(runs))
+    if not alone:
+        del queue[: min(rivals, len(queue))]  # others were faster
+    waiting: list[object] = [SlotOpened(slot) for slot in range(slots)]
+    started: list[Attempt] = []
+    released: list[Attempt] = []
+    claimed: list[Attempt] = []
+    occupied: dict[int, Attempt] = {}
+    finished = 0
+    steps = 0
+
+    def carry_out(commands: list[Command]) -> None:
+        nonlocal finished
+        for command in commands:
+            if isinstance(command, Claim):
+                assert command.count > 0
+                got = tuple(Attempt(run, 1) for run in queue[: command.count])
+                del queue[: command.count]
+                claimed.extend(got)
+                waiting.append(Claimed(command.count, got, len(queue)))
+            elif isinstance(command, Start):
+                assert command.slot not in occupied
+                occupied[command.slot] = command.attempt
+                started.append(command.attempt)
+                waiting.append(Ended(command.slot, State.COMPLETED))
+            elif isinstance(command, Release):
+                released.extend(command.attempts)
+            elif isinstance(command, Finish):
+                finished += 1
+
+    while waiting:
+        if steps == stop_after:
+            carry_out(state.handle(StopAsked()))
+        steps += 1
+        event = waiting.pop(order.randrange(len(waiting)))  # type: ignore[attr-defined]
+        if isinstance(event, Ended):
+            del occupied[event.slot]
+        carry_out(state.handle(event))  # type: ignore[arg-type]
+    assert finished == 1
+    assert sorted(started + released) == sorted(claimed)
+    if stop_after is None or stop_after >= steps:
+        assert not queue
+        assert not released
