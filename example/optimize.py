@@ -2,8 +2,8 @@
 
     python example/optimize.py
 
-The configuration, conf/optimize.yaml, names the sweeper, the launcher and the two parameters. To optimise ``train.py`` in
-the same way, copy its ``hydra`` section and put ``learning_rate: tag(log, interval(0.0003, 0.03))`` under ``params``.
+The configuration, conf/optimize.yaml, names the sweeper, the launcher and the two parameters. To optimise ``train.py``
+likewise, copy its ``hydra`` section and put ``learning_rate: tag(log, interval(0.0003, 0.03))`` under ``params``.
 """
 
 from __future__ import annotations

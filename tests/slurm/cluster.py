@@ -1,8 +1,8 @@
 """A real Slurm cluster on this one machine, for tests: munge, slurmctld and a few slurmd, all on the loopback network.
 
-Every node is a slurmd in namespaces of its own: a host name, a temporary folder, and a PID namespace, so that a node can
-be stopped as a power failure stops it: all at once, whatever runs there. Nodes have the GPUs that Slurm is told of
-(symbolic links to /dev/null) and more CPUs than this machine has (see ``fake_cpus.c``). They share this machine's files.
+Every node is a slurmd in namespaces of its own: a host name, a temporary folder, a PID namespace, so that a node can be
+stopped as a power failure stops it: all at once, whatever runs there. Nodes have the GPUs that Slurm is told of
+(symbolic links to /dev/null) and more CPUs than this machine has (see ``fake_cpus.c``). They share one file system.
 
 Needs root, and Debian's packages munge, slurmctld, slurmd, slurm-client and gcc; with accounting also slurmdbd,
 mariadb-server-core and mariadb-client-core. What is missing is installed where apt-get can.

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 from cluster import wait_until
-from conftest import Project
+from project import Project
 
 pytestmark = pytest.mark.slurm
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from cluster import wait_until
-from conftest import Project
+from project import Project
 
 pytestmark = pytest.mark.slurm
 
