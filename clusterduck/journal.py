@@ -1,7 +1,8 @@
 """Journals: append-only files of events with exactly one writer, whose every line carries its own checksum.
 
-A line is ``crc32 json LF``: eight hexadecimal digits, a space, an event. A reader believes only lines whose checksum holds,
-so a torn or garbled line is noticed wherever it stands. Nothing here locks, and nothing is ever modified in place.
+A line is ``crc32 json LF``: eight hexadecimal digits, a space, an event. A reader believes only lines whose checksum
+holds, so a torn or garbled line is noticed wherever it stands. Nothing here locks, and nothing is ever modified in
+place.
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ class Chunk:
 def read(path: Path, offset: int = 0, skip_bad_at: int | None = None, limit: int = CHUNK_BYTES) -> Chunk:
     """Read a journal's events from ``offset`` on, opening the file anew (NFS shows other hosts' appends only so).
 
-    A line without its line feed at the end is being written, or was torn: it is left for later. A bad line is passed over
-    only if it stands at ``skip_bad_at`` and a good line follows it.
+    A line without its line feed at the end is being written, or was torn: it is left for later. A bad line is passed
+    over only if it stands at ``skip_bad_at`` and a good line follows it.
 
     Raises:
         OSError: if the file cannot be read.
@@ -107,7 +108,8 @@ def read(path: Path, offset: int = 0, skip_bad_at: int | None = None, limit: int
 
 
 def _good_line_follows(fd: int, data: bytes, position: int, offset: int) -> bool:
-    """Whether any line after ``position`` of ``data`` (or in the chunk of the file after it) has a checksum that holds."""
+    """Whether any line after ``position`` of ``data`` (or in the chunk of the file after it) has a checksum that
+    holds."""
     rest = data[position:] + os.pread(fd, CHUNK_BYTES, offset + len(data))
     for line in rest.split(b"\n")[:-1]:
         try:
@@ -129,9 +131,9 @@ def _check_version(event: Event, path: Path) -> None:
 class JournalWriter:
     """The one writer of a journal: segments ``journal-<n>.jsonl`` in a folder, opened when first needed.
 
-    What was appended stays in memory until a flush has succeeded. After a failed write the next one begins a new line; after
-    a failed fsync a new segment is begun, into which everything that was not acknowledged is written again (an event that
-    is found twice says the same thing twice).
+    What was appended stays in memory until a flush has succeeded. After a failed write the next one begins a new line;
+    after a failed fsync a new segment is begun, into which everything that was not acknowledged is written again (an
+    event that is found twice says the same thing twice).
     """
 
     def __init__(self, folder: Path, sweep: str, writer: str, name: str = "journal") -> None:

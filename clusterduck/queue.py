@@ -1,11 +1,13 @@
 """The queue of a sweep: which attempts nobody has claimed, and how one is claimed.
 
-A claim is a symbolic link named ``<run>.<attempt>`` in the sweep's ``claims`` folder whose target names its owner. Making one
-is exclusive and atomic on every shared file system we know, it is never followed, and it is whole from its first instant.
+A claim is a symbolic link named ``<run>.<attempt>`` in the sweep's ``claims`` folder whose target names its owner.
+Making one is exclusive and atomic on every shared file system we know, it is never followed, and it is whole from its
+first instant.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 from pathlib import Path
@@ -27,8 +29,8 @@ class Claims:
     def claim(self, attempt: Attempt) -> bool:
         """Take an attempt. True means that it is ours and nobody else's, ever.
 
-        NFS may carry out a request whose answer is lost and then answer the repeated one with "exists"; so on "exists" the
-        link's target tells whether it was our own.
+        NFS may carry out a request whose answer is lost and then answer the repeated one with "exists"; so on "exists"
+        the link's target tells whether it was our own.
 
         Raises:
             OSError: if the file system did not say yes or no; ask again.
@@ -76,7 +78,7 @@ def divide(first: int, stop: int, parts: int) -> list[tuple[int, int]]:
     """Cut the runs ``first`` up to ``stop`` into ``parts`` consecutive ranges whose sizes differ by at most one."""
     total = stop - first
     bounds = [first + total * part // parts for part in range(parts + 1)]
-    return list(zip(bounds[:-1], bounds[1:], strict=True))
+    return list(itertools.pairwise(bounds))
 
 
 def order_of_looking(home: tuple[int, int], batch: tuple[int, int], everything: tuple[int, int] | None) -> list[int]:

@@ -1,8 +1,9 @@
-"""The result of one attempt as a file of its own: Hydra's ``JobReturn``, and beside it a report that needs no unpickling.
+"""The result of one attempt as a file of its own: Hydra's ``JobReturn``, and beside it a report that needs no
+unpickling.
 
-The file begins with an ordinary pickle, so ``pickle.load`` reads it. Behind the pickle stand the report (one JSON object)
-and its length in eight digits and a line feed; whoever only wants to know how the run ended reads the file's tail.
-The file is written beside its place, fsynced and renamed: it is there whole or not at all.
+The file begins with an ordinary pickle, so ``pickle.load`` reads it. Behind the pickle stand the report (one JSON
+object) and its length in eight digits and a line feed; whoever only wants to know how the run ended reads the file's
+tail. The file is written beside its place, fsynced and renamed: it is there whole or not at all.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def read_report(path: Path) -> dict[str, Any]:
         OSError: if there is no such file.
         JournalError: if it is not a result.
     """
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _FOOTER_BYTES))
         footer = file.read()
@@ -72,5 +73,5 @@ def read_job_return(path: Path) -> Any:
         Exception: whatever unpickling the user's own objects raises.
     """
     require_own(path)
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return pickle.load(file)

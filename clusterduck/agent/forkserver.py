@@ -1,8 +1,9 @@
-"""The fork server: a fresh, single-threaded interpreter with Hydra loaded and nothing of the user's, which forks one process per run.
+"""The fork server: a fresh, single-threaded interpreter with Hydra loaded and nothing of the user's, which forks one
+process per run.
 
-It is started by ``agent.process.ForkServer`` as ``python -m clusterduck.agent.forkserver FD`` and talks to the agent over that
-descriptor, one JSON object to a message. When the agent is gone (its end of the connection closes) it kills every run's
-process group and ends. It never waits for the shared file system.
+It is started by ``agent.process.ForkServer`` as ``python -m clusterduck.agent.forkserver FD`` and talks to the agent
+over that descriptor, one JSON object to a message. When the agent is gone (its end of the connection closes) it kills
+every run's process group and ends. It never waits for the shared file system.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def main() -> None:
     server = _Server(socket.socket(fileno=int(sys.argv[1])))
     order = server.serve()
     if order is not None:
-        from clusterduck.agent import run  # noqa: PLC0415 - imported already, by the server's warm-up
+        from clusterduck.agent import run
 
         sys.exit(run.main(order))
 
@@ -91,7 +92,7 @@ class _Server:
 
     def _warm_up(self, payload_file: Path) -> None:
         """Load Hydra and the payload's plain part once, for all runs to come."""
-        from clusterduck.agent import run  # noqa: PLC0415 - after the signals are set, and only here
+        from clusterduck.agent import run
 
         run.prepare(payload_file)
         gc.collect()

@@ -10,10 +10,16 @@ import socket
 import sys
 import tempfile
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clusterduck.agent.settings import AgentSettings
+
+if TYPE_CHECKING:
+    from clusterduck.agent.writer import Writer
+    from clusterduck.model import Slot
 
 #: prctl(2): orphans of the runs become our children, so that none escapes.
 PR_SET_CHILD_SUBREAPER = 36
@@ -24,7 +30,8 @@ CLOSING_PATIENCE_S = 60.0
 
 @dataclass(frozen=True)
 class AgentJob:
-    """The callable that submitit pickles into the job; by reference, so that unpickling it imports nothing of the user's.
+    """The callable that submitit pickles into the job; by reference, so that unpickling it imports nothing of the
+    user's.
 
     It has no ``checkpoint`` method: the agent handles Slurm's signals itself.
     """
@@ -49,18 +56,16 @@ def say(line: str) -> None:
 
 
 def run_agent(settings: AgentSettings, environ: dict[str, str]) -> int:
-    """Run this node's share of a batch. Returns the exit code: 0 only if every attempt that was started here completed."""
-    from clusterduck import queue  # noqa: PLC0415 - kept out of the launching process
-    from clusterduck.agent.node import discover  # noqa: PLC0415
-    from clusterduck.agent.process import run_environment  # noqa: PLC0415
-    from clusterduck.agent.slots import build_slots, describe  # noqa: PLC0415
-    from clusterduck.agent.supervisor import Supervisor  # noqa: PLC0415
-    from clusterduck.agent.writer import Writer  # noqa: PLC0415
-    from clusterduck.errors import ClusterduckError  # noqa: PLC0415
-    from clusterduck.events import AgentEnded, AgentStarted  # noqa: PLC0415
-    from clusterduck.journal import JournalWriter  # noqa: PLC0415
-    from clusterduck.model import AgentId  # noqa: PLC0415
-    from clusterduck.paths import SweepPaths, make_private_folder  # noqa: PLC0415
+    """Run this node's share of a batch.
+
+    Returns the exit code: 0 only if every attempt that was started here completed.
+    """
+    from clusterduck import queue
+    from clusterduck.agent.writer import Writer
+    from clusterduck.events import AgentEnded
+    from clusterduck.journal import JournalWriter
+    from clusterduck.model import AgentId
+    from clusterduck.paths import SweepPaths
 
     wakeup = _take_signals()
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -68,36 +73,72 @@ def run_agent(settings: AgentSettings, environ: dict[str, str]) -> int:
         environ.pop("CUDA_VISIBLE_DEVICES", None)
         if settings.cuda_visible_devices is not None:
             environ["CUDA_VISIBLE_DEVICES"] = settings.cuda_visible_devices
-    job_id = _job_id(environ)
     agent = AgentId(settings.batch, int(environ.get("SLURM_RESTART_COUNT", 0)), int(environ.get("SLURM_NODEID", 0)))
     sweep = SweepPaths(Path(settings.sweep_root))
-    folder = sweep.agent(agent)
-    make_private_folder(folder.parent)
-    make_private_folder(folder)
     homes = queue.divide(settings.first_run, settings.stop_run, settings.nodes)
     candidates = queue.order_of_looking(
         homes[agent.node],
         (settings.first_run, settings.stop_run),
         (settings.plan_first, settings.plan_stop) if settings.share_runs else None,
     )
-    scratch = Path(tempfile.mkdtemp(prefix="clusterduck-"))
+    try:
+        scratch = Path(tempfile.mkdtemp(prefix="clusterduck-"))
+    except OSError as error:
+        say(f"the node's own temporary folder {tempfile.gettempdir()} cannot be written ({error}): nothing was started")
+        return 1
     writer = Writer(
-        JournalWriter(folder, sweep.sweep, f"agent {agent}"),
-        queue.Claims(sweep.claims, str(agent)),
-        candidates,
-        scratch / "spool.jsonl",
-        wakeup.wake,
-        say,
+        folder=sweep.agent(agent),
+        journal=JournalWriter(sweep.agent(agent), sweep.sweep, f"agent {agent}"),
+        claims=queue.Claims(sweep.claims, str(agent)),
+        candidates=candidates,
+        spool=scratch / "spool.jsonl",
+        wake=wakeup.wake,
+        say=say,
     )
     writer.start()
-    fatal = None
-    supervisor = None
+    try:
+        reason, succeeded = _work(
+            settings, environ, left=len(candidates), scratch=scratch, wakeup=wakeup.reader, writer=writer
+        )
+    except Exception:
+        say(traceback.format_exc())
+        reason, succeeded = "the agent itself failed; its log has the traceback", False
+    say(reason)
+    exit_code = 0 if succeeded else 1
+    writer.record([AgentEnded(reason=reason, exit_code=exit_code)])
+    lost = writer.close(CLOSING_PATIENCE_S)
+    if lost:
+        exit_code = 1
+        say(f"{len(lost)} reports could not be written to {sweep.agent(agent)}; they follow here, and nowhere else:")
+        sys.stdout.buffer.write(b"".join(lost))
+        sys.stdout.buffer.flush()
+    shutil.rmtree(scratch, ignore_errors=True)
+    return exit_code
+
+
+def _work(
+    settings: AgentSettings, environ: dict[str, str], *, left: int, scratch: Path, wakeup: int, writer: Writer
+) -> tuple[str, bool]:
+    """Find out what the node gives, and run attempts there until none is left. Returns how it went, and if it went well."""
+    from clusterduck.agent.node import discover
+    from clusterduck.agent.process import run_environment
+    from clusterduck.agent.slots import build_slots, describe
+    from clusterduck.agent.supervisor import Supervisor
+    from clusterduck.errors import ConfigError
+    from clusterduck.events import AgentStarted
+
+    job_id = _job_id(environ)
+    slots: list[Slot] = []
+    trouble = None
     try:
         node = discover(environ, settings.cluster)
+        os.sched_setaffinity(0, node.cpus)
         slots = build_slots(node, settings.parallel_runs_per_node, settings.resources)
-    except ClusterduckError as error:
-        fatal = str(error)
-        slots = []
+        if settings.verbose:
+            for line in describe(node, slots):
+                say(line)
+    except ConfigError as error:
+        trouble = str(error)
     writer.record(
         [
             AgentStarted(
@@ -109,39 +150,24 @@ def run_agent(settings: AgentSettings, environ: dict[str, str]) -> int:
             )
         ]
     )
-    if fatal is None:
-        os.sched_setaffinity(0, node.cpus)
-        if settings.verbose:
-            for line in describe(node, slots):
-                say(line)
-        supervisor = Supervisor(
-            settings=settings,
-            slots=slots,
-            left=len(candidates),
-            alone=settings.nodes == 1 and not settings.share_runs,
-            job_id=job_id,
-            environ=run_environment(environ),
-            scratch=scratch,
-            wakeup=wakeup.reader,
-            writer=writer,
-            say=say,
-        )
-        supervisor.run()
-        fatal = supervisor.fatal
-    completed = supervisor.completed if supervisor else 0
-    unsuccessful = supervisor.unsuccessful if supervisor else 0
-    exit_code = 1 if fatal or unsuccessful else 0
-    reason = fatal or f"{completed} runs completed, {unsuccessful} did not"
-    say(reason)
-    writer.record([AgentEnded(reason=reason, exit_code=exit_code)])
-    lost = writer.close(CLOSING_PATIENCE_S)
-    if lost:
-        exit_code = 1
-        say(f"{lost} reports could not be written to {folder}; they follow here, and nowhere else:")
-        sys.stdout.buffer.write((scratch / "spool.jsonl").read_bytes())
-        sys.stdout.buffer.flush()
-    shutil.rmtree(scratch, ignore_errors=True)
-    return exit_code
+    if trouble is not None:
+        return trouble, False
+    supervisor = Supervisor(
+        settings=settings,
+        slots=slots,
+        left=left,
+        alone=settings.nodes == 1 and not settings.share_runs,
+        job_id=job_id,
+        environ=run_environment(environ),
+        scratch=scratch,
+        wakeup=wakeup,
+        writer=writer,
+        say=say,
+    )
+    supervisor.run()
+    completed, unsuccessful = supervisor.completed, supervisor.unsuccessful
+    reason = supervisor.fatal or f"{completed} runs completed, {unsuccessful} did not"
+    return reason, not (unsuccessful or supervisor.fatal)
 
 
 class _Wakeup:

@@ -99,8 +99,8 @@ class ForkServer:
 class Leftovers:
     """What a run may leave behind: its process group and session, and what escaped from both.
 
-    What a run started and then orphaned becomes the agent's child, since the agent is a sub-reaper; it is known by its session
-    or by the variables that every run has.
+    What a run started and then orphaned becomes the agent's child, since the agent is a sub-reaper; it is known by its
+    session or by the variables that every run has.
     """
 
     pid: int
@@ -149,7 +149,8 @@ class Exit:
     Attributes:
         status: what wait() gave, or None if nobody could tell.
         report: what the run itself said at its end, if it came that far (see ``agent.run``).
-        oom_kills: how many processes of the job the kernel killed for want of memory while the run ran, if it counts them.
+        oom_kills: how many processes of the job the kernel killed for want of memory while the run ran, if it counts
+            them.
         asked_to_end: whether the agent had asked the run to end, and the state that follows from its reason.
     """
 
@@ -178,20 +179,21 @@ def judge(end: Exit) -> Verdict:
     if report is not None and report.get("state") == State.COMPLETED.value:
         reason = str(report.get("reason", ""))
         if number is not None and not end.asked_to_end:
-            reason = f"{reason + '; ' if reason else ''}killed by {signal_name(number)} after it had returned"
+            reason = "; ".join(filter(None, [reason, f"killed by {signal_name(number)} after it had returned"]))
         return Verdict(State.COMPLETED, reason, exit_code, number)
     if end.asked_to_end is not None:
-        state, why = end.asked_to_end
-        return Verdict(state, why, exit_code, number)
+        return Verdict(*end.asked_to_end, exit_code, number)
     if report is not None:
         return Verdict(State.FAILED, str(report.get("reason", "")), exit_code, number)
     if number == signal.SIGKILL and end.oom_kills:
         return Verdict(State.OUT_OF_MEMORY, "killed by the kernel: the job was out of memory", None, number)
     if number is not None:
-        return Verdict(State.FAILED, f"killed by {signal_name(number)}{_likely_cause(number)}", None, number)
-    if code is None:
-        return Verdict(State.FAILED, "its process vanished, nobody saw how", None, None)
-    return Verdict(State.FAILED, f"its process ended by itself with exit code {code}, without returning", code, None)
+        reason = f"killed by {signal_name(number)}{_likely_cause(number)}"
+    elif code is None:
+        reason = "its process vanished, nobody saw how"
+    else:
+        reason = f"its process ended by itself with exit code {code}, without returning"
+    return Verdict(State.FAILED, reason, exit_code, number)
 
 
 def signal_name(number: int) -> str:

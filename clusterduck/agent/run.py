@@ -1,8 +1,9 @@
-"""What happens inside a run's process: it leaves the agent's group, takes its slot's resources, and only then becomes the user's.
+"""What happens inside a run's process: it leaves the agent's group, takes its slot's resources, and only then becomes
+the user's.
 
-Nothing of the user's is imported or unpickled before CPUs, GPUs and environment are set. How the run ended is written to its
-result file, then told to the agent (a datagram, sent through a socket opened at that moment, so that a program that closes
-all descriptors can still be heard).
+Nothing of the user's is imported or unpickled before CPUs, GPUs and environment are set. How the run ended is written
+to its result file, then told to the agent (a datagram, sent through a socket opened at that moment, so that a program
+that closes all descriptors can still be heard).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import IO, Any
 
 import cloudpickle
@@ -34,7 +36,8 @@ from clusterduck.model import Attempt, ReturnValueLost, Slot, State
 from clusterduck.paths import SweepPaths
 from clusterduck.result import write_result
 
-#: The longest traceback, message and return value (as JSON) that go into the journal, in characters. The result file has all.
+#: The longest traceback, message and return value (as JSON) that go into the journal, in characters. The result file
+# has all.
 TRACEBACK_CHARS, MESSAGE_CHARS, RETURN_VALUE_CHARS = 32_000, 2_000, 16_000
 
 #: For how long a result that the file system refuses is tried again, in seconds.
@@ -62,8 +65,8 @@ def main(order: Mapping[str, Any]) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # SIGUSR1 and SIGUSR2 stay ignored: Slurm sends them to every process of a step, and they would kill a program that never
-    # heard of them. One that wants them installs a handler.
+    # SIGUSR1 and SIGUSR2 stay ignored: Slurm sends them to every process of a step, and they would kill a program that
+    # never heard of them. One that wants them installs a handler.
     assert _payload is not None
     return _Run(order, _payload).execute()
 
@@ -86,9 +89,11 @@ class _Run:
         try:
             self._take_slot()
             answer = self._run_job()
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it is how the run ended
+        except BaseException as error:
             answer = hydra.core.utils.JobReturn(
-                overrides=self._overrides(), status=hydra.core.utils.JobStatus.FAILED, _return_value=_plain_exception(error)
+                overrides=self._overrides(),
+                status=hydra.core.utils.JobStatus.FAILED,
+                _return_value=_plain_exception(error),
             )
         report = self._report_on(answer)
         self._keep_result(answer, report)
@@ -128,8 +133,8 @@ class _Run:
         if self._order["verbose"]:
             given = ", ".join(f"{name}={value}" for name, value in sorted(self._environment.items()))
             self._say(
-                f"attempt {self._attempt.number} of run {self._attempt.run} of {self._sweep.sweep} in slot {slot.index} of "
-                f"{socket.gethostname()}: CPUs {sorted(os.sched_getaffinity(0))}, GPUs {list(slot.gpus)}, {given}"
+                f"attempt {self._attempt.number} of run {self._attempt.run} of {self._sweep.sweep} "
+                f"in slot {slot.index} of {socket.gethostname()}: CPUs {sorted(os.sched_getaffinity(0))}, GPUs {list(slot.gpus)}, {given}"
             )
 
     def _overrides(self) -> list[str]:
@@ -205,7 +210,7 @@ class _Run:
             report["return_value"] = as_json(answer._return_value)
             return report
         error = answer._return_value
-        lines = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        lines = "".join(traceback.format_exception(type(error), error, _users_frames(error.__traceback__)))
         print(lines, file=sys.stderr, end="")  # noqa: T201 - the run's own log
         own = isinstance(error, RunFailedError) and error.__cause__ is not None
         cause = error.__cause__ if own else error
@@ -232,10 +237,12 @@ class _Run:
             try:
                 self._write_result(answer, report)
             except OSError as error:
-                report["reason"] = "; ".join(filter(None, [report["reason"], f"its result could not be written: {error}"]))
+                report["reason"] = "; ".join(
+                    filter(None, [report["reason"], f"its result could not be written: {error}"])
+                )
                 self._say(report["reason"])
                 return
-            except Exception as error:  # noqa: BLE001 - pickling calls the user's code, which may raise anything
+            except Exception as error:
                 failure = f"{type(error).__name__}: {_text_of(error)}"
                 continue
             return
@@ -265,7 +272,9 @@ class _Run:
             report["reason"] = f"its return value, a {name}, could not be pickled: {failure}"[:MESSAGE_CHARS]
             self._say(report["reason"])
 
-    def _leave_out_configuration(self, answer: hydra.core.utils.JobReturn, report: dict[str, Any], failure: str) -> None:
+    def _leave_out_configuration(
+        self, answer: hydra.core.utils.JobReturn, report: dict[str, Any], failure: str
+    ) -> None:
         answer.cfg = answer.hydra_cfg = None
         self._say(f"the configuration is left out of the result, it could not be pickled: {failure}")
 
@@ -282,7 +291,8 @@ class _Run:
 
 
 def as_json(value: Any) -> str | None:
-    """The value as JSON text, if it is JSON (a NumPy scalar or zero-dimensional array counts as its number) and not too long.
+    """The value as JSON text, if it is JSON (a NumPy scalar or zero-dimensional array counts as its number) and not too
+    long.
 
     ``nan`` and the infinities, which JSON does not have, become the strings "nan", "inf" and "-inf".
     """
@@ -316,7 +326,7 @@ def _carried_over(error: BaseException, run: int) -> BaseException:
     """The exception itself if it survives pickling, else one that says what it said."""
     try:
         cloudpickle.loads(cloudpickle.dumps(error))
-    except Exception:  # noqa: BLE001 - its own constructor or state may raise anything
+    except Exception:
         return RunFailedError(f"{_qualified_name(type(error))}: {_text_of(error)}", run)
     return error
 
@@ -324,8 +334,16 @@ def _carried_over(error: BaseException, run: int) -> BaseException:
 def _text_of(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception as second:  # noqa: BLE001 - a user's __str__ may raise anything
+    except Exception as second:
         return f"(its message cannot be shown: {type(second).__name__})"
+
+
+def _users_frames(frames: TracebackType | None) -> TracebackType | None:
+    """The traceback from the user's own first frame on, if there is one: Hydra's and ours above it say nothing."""
+    users = frames
+    while users is not None and users.tb_frame.f_code.co_filename in (hydra.core.utils.__file__, __file__):
+        users = users.tb_next
+    return users or frames
 
 
 def _qualified_name(cls: type) -> str:

@@ -1,4 +1,5 @@
-"""What a launch tells an agent: plain data that submitit pickles into the job. Imports nothing, so that it is cheap to send."""
+"""What a launch tells an agent: plain data that submitit pickles into the job. Imports nothing, so that it is cheap to
+send."""
 
 from __future__ import annotations
 
@@ -26,6 +27,7 @@ class AgentSettings:
         verbose: whether to say what is scheduled where and why.
         publish_interval_s: how often to have the ledger published, in seconds.
         ledger: the ledger's path.
+        cwd: where the launch happened; the code's git checkout, if it is one.
         timeout_min: the job's time limit, in minutes.
         cuda_visible_devices: for a local job, what the launching process had (submitit's local executor blanks it).
     """
@@ -41,6 +43,7 @@ class AgentSettings:
     cluster: str
     parallel_runs_per_node: int
     ledger: str
+    cwd: str = "."
     resources: dict[str, dict[str, Any] | None] = field(default_factory=dict)
     share_runs: bool = False
     verbose: bool = False

@@ -1,7 +1,7 @@
 """The agent's decisions as a pure state machine: events go in, commands come out; no clock, no I/O.
 
-It decides which claimed attempt starts in which slot, how many more to claim, and when there is nothing left to do. All that
-takes time (claiming, starting, killing) is done by the supervisor, which answers with events.
+It decides which claimed attempt starts in which slot, how many more to claim, and when there is nothing left to do. All
+that takes time (claiming, starting, killing) is done by the supervisor, which answers with events.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ class AgentState:
     Args:
         slots: how many slots the node has; all are closed until :class:`SlotOpened`.
         left: how many attempts there may be to claim.
-        alone: whether no other agent claims from the same runs. If others do, the last attempts are not claimed ahead of
+        alone: whether no other agent claims from the same runs. If others do, the last attempts are not claimed ahead
+            of
             time: whoever is free first takes one.
     """
 
@@ -161,7 +162,8 @@ class AgentState:
         return commands
 
     def _ahead(self, free: int) -> int:
-        """How many attempts to hold ready for slots that are busy: one for each, but not the last ones if others claim too."""
+        """How many attempts to hold ready for slots that are busy: one for each, but not the last ones if others claim
+        too."""
         slots = len(self._open)
         spare = self._left - free if self._alone else self._left - free - slots
         return max(0, min(len(self._busy), spare))

@@ -1,47 +1,47 @@
 """The agent's one wait loop: it carries out what the state machine decides, and tells it what happened.
 
-It waits for the fork server, for reports of runs, for the writer's answers, for signals, and for the next timer; it never
-touches the shared file system and never waits for anything else.
+It waits for the fork server, for reports of runs, for the writer's answers, for signals, and for the next timer; it
+never touches the shared file system and never waits for anything else.
 """
 
 from __future__ import annotations
 
 import contextlib
-import heapq
-import itertools
-import json
 import os
-import secrets
 import selectors
-import shutil
 import signal
-import socket
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clusterduck import git
 from clusterduck.agent import state as decisions
+from clusterduck.agent.errands import Errands
 from clusterduck.agent.memory import OomCounter
-from clusterduck.agent.process import Exit, ForkServer, Leftovers, judge
+from clusterduck.agent.process import ForkServer, Leftovers
+from clusterduck.agent.reports import Reports
+from clusterduck.agent.running import Running, own_tmpdirs
 from clusterduck.agent.samples import Sampler
 from clusterduck.agent.settings import AgentSettings
+from clusterduck.agent.timers import Timers
 from clusterduck.agent.writer import ClaimsMade, PayloadFetched, Writer
-from clusterduck.events import AttemptEnded, AttemptLocated, AttemptStarted, Heartbeat
-from clusterduck.model import Attempt, Slot, State
+from clusterduck.events import Heartbeat
+from clusterduck.model import Slot, State
 from clusterduck.paths import SweepPaths
 
 #: How often the agent shows that it is alive, in seconds; each beat carries a sample of every slot's load.
 HEARTBEAT_S = 10.0
 
+#: How often git is asked which commit the code is at, in seconds.
+CODE_LOOK_S = 60.0
+
 #: From asking a run to end (SIGTERM) to killing it, in seconds. Slurm's own KillWait is 30 s, on some clusters less.
 GRACE_S = 5.0
 
-#: For how long a run that died of SIGTERM waits for the agent to get one too, which tells that the job was ended, in seconds.
+#: For how long a run that died of SIGTERM waits for the agent to get one too, which tells that the job was ended, in
+# seconds.
 SIGTERM_DOUBT_S = 0.3
 
 #: For how long what a run left behind is killed again and again before its slot is used all the same, in seconds.
@@ -49,24 +49,6 @@ CLEANING_PATIENCE_S = 20.0
 
 #: How many times in a row the fork server may die without having started a run.
 FORK_SERVER_TRIES = 3
-
-
-@dataclass
-class _Running:
-    """An attempt in a slot, from the order to start it until all of it is gone."""
-
-    attempt: Attempt
-    slot: Slot
-    log: str
-    tmpdirs: dict[str, str]
-    oom_kills_before: int | None
-    asked_at: float = field(default_factory=time.time)
-    pid: int | None = None
-    started_at: float | None = None
-    report: dict[str, Any] | None = None
-    asked_to_end: tuple[State, str] | None = None
-    ended: dict[str, Any] | None = None  # the fork server's word, or our own wait()
-    cleaning_since: float | None = None
 
 
 class Supervisor:
@@ -86,6 +68,7 @@ class Supervisor:
 
     def __init__(
         self,
+        *,
         settings: AgentSettings,
         slots: list[Slot],
         left: int,
@@ -109,15 +92,15 @@ class Supervisor:
         self._say = say
         self._sampler = Sampler(slots)
         self._oom = OomCounter()
-        self._running: dict[int, _Running] = {}
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
-        self._order = itertools.count()
+        self._commit: git.Commit | None = None
+        self._running: dict[int, Running] = {}
+        self._timers = Timers()
+        self._errands = Errands(say)
         self._started_at = time.monotonic()
         self._selector = selectors.DefaultSelector()
         self._finished = False
-        self._helpers: dict[int, subprocess.Popen[bytes]] = {}  # rm, git, the ledger's publisher
         self._payload_file = scratch / "payload.pkl"
-        self._reports = self._listen()
+        self._reports = Reports(scratch)
         self._server: ForkServer | None = None
         self._server_failures = 0
         self._server_is_ready = False
@@ -137,17 +120,16 @@ class Supervisor:
     def run(self) -> None:
         """Do the work; returns when nothing runs any more and nothing more will."""
         self._selector.register(self._wakeup, selectors.EVENT_READ, self._on_wakeup)
-        self._selector.register(self._reports, selectors.EVENT_READ, self._on_report)
+        self._selector.register(self._reports, selectors.EVENT_READ, self._take_reports)
         self._writer.fetch(self._sweep.payload(self._settings.launch), self._payload_file)
         self._start_server()
-        self._at(HEARTBEAT_S, self._beat)
-        self._at(self._settings.publish_interval_s, self._publish)
+        self._look_at_code()
+        self._timers.add(HEARTBEAT_S, self._beat)
+        self._timers.add(self._settings.publish_interval_s, self._publish)
         while not self._finished:
-            wait = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
-            for key, _ in self._selector.select(wait):
+            for key, _ in self._selector.select(self._timers.wait_s()):
                 key.data()
-            while self._timers and self._timers[0][0] <= time.monotonic():
-                heapq.heappop(self._timers)[2]()
+            self._timers.run_due()
         self._record_load()
         self._close()
 
@@ -159,19 +141,6 @@ class Supervisor:
             self._decide(decisions.StopAsked())
 
     # --- wiring
-
-    def _listen(self) -> socket.socket:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        listener.setblocking(False)
-        address = self._scratch / "reports"
-        if len(os.fsencode(address)) > 100:  # a socket's path has 108 bytes at most (unix(7))
-            address = Path(tempfile.mkdtemp(prefix="clusterduck-", dir="/tmp")) / "reports"  # noqa: S108 - 0700, by mkdtemp
-        listener.bind(str(address))
-        self._report_address = str(address)
-        return listener
-
-    def _at(self, delay_s: float, action: Callable[[], None]) -> None:
-        heapq.heappush(self._timers, (time.monotonic() + delay_s, next(self._order), action))
 
     def _decide(self, event: decisions.Event) -> None:
         for command in self._state.handle(event):
@@ -208,7 +177,7 @@ class Supervisor:
         for slot in self._slots:
             delay = slot.start_delay_s - (time.monotonic() - self._started_at)
             if delay > 0:
-                self._at(delay, lambda index=slot.index: self._decide(decisions.SlotOpened(index)))  # type: ignore[misc]
+                self._timers.add(delay, lambda index=slot.index: self._decide(decisions.SlotOpened(index)))  # type: ignore[misc]
             else:
                 self._decide(decisions.SlotOpened(slot.index))
 
@@ -234,7 +203,7 @@ class Supervisor:
                 "batch": self._settings.batch,
                 "job_id": self._job_id,
                 "verbose": self._settings.verbose,
-                "report_address": self._report_address,
+                "report_address": self._reports.address,
             }
         )
 
@@ -249,7 +218,7 @@ class Supervisor:
         if messages is None:
             self._on_server_death()
             return
-        self._drain_reports()  # what a run said comes before the news that it ended
+        self._take_reports()  # what a run said comes before the news that it ended
         for message in messages:
             if message["did"] == "prepared":
                 self._server_is_ready = True
@@ -302,7 +271,7 @@ class Supervisor:
 
     # --- an attempt, from start to end
 
-    def _find(self, attempt: str) -> _Running | None:
+    def _find(self, attempt: str) -> Running | None:
         return next((running for running in self._running.values() if str(running.attempt) == attempt), None)
 
     def _start(self, command: decisions.Start) -> None:
@@ -310,75 +279,35 @@ class Supervisor:
             self._waiting_to_start.append(command)
             return
         slot, attempt = self._slots[command.slot], command.attempt
-        nonce = secrets.token_hex(4)
-        running = _Running(
+        running = Running(
             attempt=attempt,
             slot=slot,
             log=str(self._sweep.logs / f"{attempt}.log"),
-            tmpdirs={
-                variable: os.path.join(
-                    self._environ.get(variable) or tempfile.gettempdir(), f"{self._sweep.sweep}.{attempt}.{nonce}"
-                )
-                for variable in slot.tmpdir_vars
-            },
+            tmpdirs=own_tmpdirs(slot, self._environ, self._sweep.sweep, attempt),
             oom_kills_before=self._oom.kills(),
         )
         self._running[slot.index] = running
-        self._send_to_server(
-            {
-                "do": "start",
-                "attempt": str(attempt),
-                "slot": slot.to_json(),
-                "log": running.log,
-                "tmpdirs": running.tmpdirs,
-            }
-        )
+        self._send_to_server(running.order())
 
-    def _on_started(self, running: _Running, pid: int) -> None:
+    def _on_started(self, running: Running, pid: int) -> None:
         running.pid = pid
         running.started_at = time.time()
         if self._settings.verbose:
             self._say(f"run {running.attempt} starts in slot {running.slot.index} as process {pid}")
-        self._writer.record(
-            [
-                AttemptStarted(
-                    time=running.started_at,
-                    run=running.attempt.run,
-                    attempt=running.attempt.number,
-                    slot=running.slot.index,
-                    pid=pid,
-                    log=running.log,
-                )
-            ]
-        )
+        self._writer.record([running.started(self._commit)])
         if self._state.stopping:
             self._ask_to_end(running.slot.index)
 
-    def _on_report(self) -> None:
-        self._drain_reports()
-
-    def _drain_reports(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                report = json.loads(self._reports.recv(1 << 18))
-                running = self._find(str(report.pop("attempt", "")))
-                if running is None:
-                    continue
-                if report.pop("located", False):
-                    running.log = report["log"]
-                    self._writer.record(
-                        [
-                            AttemptLocated(
-                                run=running.attempt.run,
-                                attempt=running.attempt.number,
-                                run_dir=report["run_dir"],
-                                log=report["log"],
-                            )
-                        ],
-                        sync=False,
-                    )
-                else:
-                    running.report = report
+    def _take_reports(self) -> None:
+        for report in self._reports.receive():
+            running = self._find(str(report.pop("attempt", "")))
+            if running is None:
+                continue
+            if report.pop("located", False):
+                running.log = report["log"]
+                self._writer.record([running.located(report["run_dir"])], sync=False)
+            else:
+                running.report = report
 
     def _reap(self) -> None:
         """Collect our own children that have ended: orphans, helpers, and runs that outlived their fork server."""
@@ -392,8 +321,7 @@ class Supervisor:
             if self._server is not None and ended.si_pid == self._server.process.pid:
                 self._server.process.wait()  # its connection tells the rest
                 continue
-            if ended.si_pid in self._helpers:
-                self._helpers.pop(ended.si_pid).wait()
+            if self._errands.ended(ended.si_pid):
                 continue
             running = next((r for r in self._running.values() if r.pid == ended.si_pid), None)
             if running is not None:  # before it is collected, its process id cannot be anybody else's
@@ -401,7 +329,7 @@ class Supervisor:
                     os.killpg(ended.si_pid, signal.SIGKILL)
             _, status, usage = os.wait4(ended.si_pid, 0)
             if running is not None and running.ended is None:
-                self._drain_reports()
+                self._take_reports()
                 running.ended = {
                     "status": status,
                     "peak_memory_bytes": usage.ru_maxrss * 1024,
@@ -409,7 +337,7 @@ class Supervisor:
                 }
                 self._clean(running)
 
-    def _clean(self, running: _Running) -> None:
+    def _clean(self, running: Running) -> None:
         """See to it that all the run started is gone, then let its slot go."""
         now = time.monotonic()
         if running.cleaning_since is None:
@@ -426,59 +354,32 @@ class Supervisor:
         )
         if running.pid is not None:
             left = Leftovers(running.pid, running.attempt, self._sweep.sweep)
-            protected = set(self._helpers) | {r.pid for r in self._running.values() if r.pid and r.ended is None}
+            protected = self._errands.pids | {r.pid for r in self._running.values() if r.pid and r.ended is None}
             if self._server is not None:
                 protected.add(self._server.process.pid)
             if not left.kill(protected) and waited < CLEANING_PATIENCE_S:
-                self._at(min(0.05, 0.002 + waited / 4), lambda: self._clean(running))
+                self._timers.add(min(0.05, 0.002 + waited / 4), lambda: self._clean(running))
                 return
             if waited >= CLEANING_PATIENCE_S:
-                self._say(f"run {running.attempt} left processes behind that cannot be killed; its slot is used all the same")
+                self._say(
+                    f"run {running.attempt} left processes behind that cannot be killed; its slot is used all the same"
+                )
         if in_doubt:
-            self._at(SIGTERM_DOUBT_S / 3, lambda: self._clean(running))
+            self._timers.add(SIGTERM_DOUBT_S / 3, lambda: self._clean(running))
             return
         self._end(running)
 
-    def _end(self, running: _Running) -> None:
+    def _end(self, running: Running) -> None:
         assert running.ended is not None
         del self._running[running.slot.index]
         if running.asked_to_end is None and self._state.stopping and running.ended.get("status") == signal.SIGTERM:
             running.asked_to_end = self._stop_state
-        oom_kills = self._oom.kills()
-        verdict = judge(
-            Exit(
-                status=running.ended.get("status"),
-                report=running.report,
-                oom_kills=None if oom_kills is None else oom_kills - (running.oom_kills_before or 0),
-                asked_to_end=running.asked_to_end,
-            )
-        )
-        reason = f"it could not be started: {running.ended['refused']}" if "refused" in running.ended else verdict.reason
-        report = running.report or {}
-        self._writer.record(
-            [
-                AttemptEnded(
-                    run=running.attempt.run,
-                    attempt=running.attempt.number,
-                    state=verdict.state.value,
-                    reason=reason,
-                    exit_code=verdict.exit_code,
-                    signal=verdict.signal,
-                    exception_type=report.get("exception_type"),
-                    exception_message=report.get("exception_message"),
-                    traceback=report.get("traceback"),
-                    return_value=report.get("return_value"),
-                    started_at=running.started_at,
-                    peak_memory_bytes=running.ended.get("peak_memory_bytes"),
-                    cpu_time_s=running.ended.get("cpu_time_s"),
-                    result=report.get("result"),
-                )
-            ]
-        )
+        verdict = running.verdict(self._oom.kills())
+        self._writer.record([running.ended_as(verdict)])
         if running.tmpdirs:
-            self._help(["rm", "-rf", "--", *running.tmpdirs.values()])
+            self._errands.send(["rm", "-rf", "--", *running.tmpdirs.values()])
         if self._settings.verbose or verdict.state is not State.COMPLETED:
-            self._say(f"run {running.attempt} ended {verdict.state}{': ' if reason else ''}{reason}")
+            self._say(f"run {running.attempt} ended {verdict.state}{': ' if verdict.reason else ''}{verdict.reason}")
         self._decide(decisions.Ended(running.slot.index, verdict.state))
 
     def _ask_to_end(self, slot: int) -> None:
@@ -492,9 +393,9 @@ class Supervisor:
         running.asked_to_end = self._stop_state
         if running.pid is not None and running.ended is None:
             self._signal(running.pid, signal.SIGTERM)
-            self._at(GRACE_S, lambda: self._kill(running))
+            self._timers.add(GRACE_S, lambda: self._kill(running))
 
-    def _kill(self, running: _Running) -> None:
+    def _kill(self, running: Running) -> None:
         if running.pid is not None and running.ended is None:
             self._signal(running.pid, signal.SIGKILL)
 
@@ -510,31 +411,36 @@ class Supervisor:
 
     def _beat(self) -> None:
         self._record_load()
-        self._at(HEARTBEAT_S, self._beat)
+        self._timers.add(HEARTBEAT_S, self._beat)
 
     def _record_load(self) -> None:
         groups = {index: running.pid for index, running in self._running.items() if running.pid is not None}
         beat = Heartbeat(busy=len(groups), samples=self._sampler.sample(groups))
         self._writer.record([beat], sync=False)
 
+    def _look_at_code(self) -> None:
+        """Ask now and then which commit the code is at, for the record of each attempt."""
+
+        def note(printed: bytes) -> None:
+            self._commit = git.parse(printed)
+
+        self._errands.send(git.command(self._settings.cwd), note)
+        self._timers.add(CODE_LOOK_S, self._look_at_code)
+
     def _publish(self) -> None:
         """Have the ledger published by a process of its own, at low priority, if nobody else just did."""
         interval = self._settings.publish_interval_s
-        self._help(
-            ["nice", "-n", "19", sys.executable, "-m", "clusterduck.ledger.publish", self._settings.ledger]
-            + ["--if-older-than", str(interval)]
+        self._errands.send(
+            [
+                sys.executable,
+                "-m",
+                "clusterduck.ledger.publish",
+                self._settings.ledger,
+                "--if-older-than",
+                str(interval),
+            ]
         )
-        self._at(interval, self._publish)
-
-    def _help(self, command: list[str]) -> None:
-        try:
-            helper = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-            )
-        except OSError as error:
-            self._say(f"cannot run {command[0]}: {error}")
-            return
-        self._helpers[helper.pid] = helper
+        self._timers.add(interval, self._publish)
 
     def _close(self) -> None:
         if self._server is not None:
@@ -544,9 +450,4 @@ class Supervisor:
         self._selector.close()
         self._reports.close()
         self._sampler.close()
-        for helper in self._helpers.values():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                helper.wait(timeout=10)
-        folder = Path(self._report_address).parent
-        if folder != self._scratch:
-            shutil.rmtree(folder, ignore_errors=True)
+        self._errands.close()

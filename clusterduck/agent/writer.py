@@ -1,8 +1,9 @@
-"""The one thread of the agent that touches the shared file system, so that a hung file server stalls reports and never runs.
+"""The one thread of the agent that touches the shared file system, so that a hung file server stalls reports and never
+runs.
 
-It appends events to the agent's journal, claims attempts, gives them back, and fetches the payload to the node's own disk.
-What cannot be written yet is kept in memory, spooled on the node's own disk, and tried again; what never could be written is
-named at the end.
+It appends events to the agent's journal, claims attempts, gives them back, and fetches the payload to the node's own
+disk. What cannot be written yet is kept in memory, spooled on the node's own disk, and tried again; what never could be
+written is named at the end.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Writer:
     """The writer thread and its queue.
 
     Args:
+        folder: the agent's own; made by the thread, and its parent too.
         journal: the agent's journal; nobody else uses it from now on.
         claims: for claiming under the agent's name.
         candidates: the runs whose first attempt may be claimed, best first.
@@ -64,6 +66,8 @@ class Writer:
 
     def __init__(
         self,
+        *,
+        folder: Path,
         journal: JournalWriter,
         claims: Claims,
         candidates: Sequence[int],
@@ -71,6 +75,7 @@ class Writer:
         wake: Callable[[], None],
         say: Callable[[str], None],
     ) -> None:
+        self._folder = folder
         self._journal = journal
         self._claims = claims
         self._candidates = deque(candidates)
@@ -80,6 +85,7 @@ class Writer:
         self._orders: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self._sync = False
+        self._folder_made = False
         self._failing_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._abandon = threading.Event()
@@ -121,17 +127,17 @@ class Writer:
                 found.append(self._answers.get_nowait())
         return found
 
-    def close(self, patience_s: float) -> int:
+    def close(self, patience_s: float) -> list[bytes]:
         """Write what is left and close the journal, trying for ``patience_s`` seconds.
 
-        Returns the number of lines that could not be written; they stand in the spool file then.
+        Returns the lines that could not be written.
         """
         self._orders.put(None)
         self._thread.join(patience_s)
         if self._thread.is_alive():
             self._abandon.set()
             self._thread.join(1.0)
-        return self._journal.pending
+        return self._journal.pending_lines()
 
     # --- in the thread
 
@@ -163,6 +169,10 @@ class Writer:
 
     def _flush(self, closing: bool) -> bool:
         try:
+            if not self._folder_made and (closing or self._journal.pending):
+                for folder in (self._folder.parent, self._folder):
+                    folder.mkdir(0o700, exist_ok=True)
+                self._folder_made = True
             if closing:
                 self._journal.close()
             elif self._journal.pending:
@@ -203,13 +213,14 @@ class Writer:
         while True:
             try:
                 action()
-                return
             except OSError as error:
                 if wait == RETRY_FIRST_S:
                     self._say(f"cannot {what} ({error}): trying again")
                 if self._abandon.wait(wait):
                     return
                 wait = min(RETRY_MOST_S, wait * 2)
+            else:
+                return
 
     def _do_claim(self, count: int) -> None:
         found: list[Attempt] = []

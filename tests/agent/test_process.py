@@ -64,7 +64,7 @@ def test_a_run_does_not_see_the_rank_of_the_job() -> None:
 
 
 def test_what_a_run_left_in_its_group_is_killed_and_nothing_else() -> None:
-    script = "import subprocess, sys, time; p = subprocess.Popen(['sleep', '600']); print(p.pid, flush=True); time.sleep(600)"
+    script = "import subprocess as s, time; p = s.Popen(['sleep', '600']); print(p.pid, flush=True); time.sleep(600)"
     with (
         subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, start_new_session=True) as run,
         subprocess.Popen(["sleep", "600"], start_new_session=True) as bystander,
@@ -74,7 +74,10 @@ def test_what_a_run_left_in_its_group_is_killed_and_nothing_else() -> None:
         left = Leftovers(run.pid, Attempt(3, 1), "sweep-abcde")
         assert left.kill({bystander.pid}) is False
         run.wait(30)
-        while Path(f"/proc/{grandchild}").exists() and "Z" not in Path(f"/proc/{grandchild}/stat").read_text().split(")")[1]:
+        while (
+            Path(f"/proc/{grandchild}").exists()
+            and "Z" not in Path(f"/proc/{grandchild}/stat").read_text().split(")")[1]
+        ):
             os.sched_yield()
         assert bystander.poll() is None
         bystander.kill()

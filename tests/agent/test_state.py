@@ -47,7 +47,9 @@ def test_the_last_attempts_are_not_claimed_ahead_where_others_claim_too() -> Non
     state.handle(SlotOpened(0))
     state.handle(SlotOpened(1))
     assert state.handle(Claimed(1, attempts(0, 1), 2)) == [Start(0, Attempt(0, 1))]
-    assert state.handle(Claimed(1, attempts(1, 1), 1)) == [Start(1, Attempt(1, 1))]  # one is left for whoever is free first
+    assert state.handle(Claimed(1, attempts(1, 1), 1)) == [
+        Start(1, Attempt(1, 1))
+    ]  # one is left for whoever is free first
 
 
 def test_nothing_to_claim_ends_well() -> None:

@@ -19,7 +19,7 @@ class Bench:
     """A writer on real folders, and the wait loop's side of it."""
 
     def __init__(self, folder: Path, candidates: list[int]) -> None:
-        self.journals = folder / "agent"
+        self.journals = folder / "batches" / "0-0" / "0.0"
         self.claims = folder / "claims"
         self.claims.mkdir()
         self.spool = folder / "spool.jsonl"
@@ -27,12 +27,13 @@ class Bench:
         self.woken = threading.Semaphore(0)
         self.heard = threading.Condition()
         self.writer = Writer(
-            JournalWriter(self.journals, "sweep-abcde", "agent"),
-            Claims(self.claims, "0-0/0.0"),
-            candidates,
-            self.spool,
-            self.woken.release,
-            self._say,
+            folder=self.journals,
+            journal=JournalWriter(self.journals, "sweep-abcde", "agent"),
+            claims=Claims(self.claims, "0-0/0.0"),
+            candidates=candidates,
+            spool=self.spool,
+            wake=self.woken.release,
+            say=self._say,
         )
         self.writer.start()
 
@@ -64,12 +65,12 @@ def bench(tmp_path: Path) -> Iterator[Callable[[list[int]], Bench]]:
         each.writer.close(0.1)
 
 
-def test_events_are_in_the_journal_in_order_and_closed(bench: Callable[[list[int]], Bench]) -> None:
+def test_events_are_in_the_journal_in_order_and_closed(bench: Callable[[list[int]], Bench], tmp_path: Path) -> None:
     it = bench([])
-    it.journals.mkdir()
+    (tmp_path / "batches").mkdir()
     it.writer.record([Heartbeat(time=1.0, busy=1)], sync=False)
     it.writer.record([AgentEnded(time=2.0, reason="done", exit_code=0)])
-    assert it.writer.close(30) == 0
+    assert it.writer.close(30) == []
     found = read(it.journals / "journal-0.jsonl").events
     assert [type(event) for event in found] == [JournalOpened, Heartbeat, AgentEnded, JournalClosed]
 
@@ -91,12 +92,14 @@ def test_claims_skip_what_others_took(bench: Callable[[list[int]], Bench]) -> No
     assert others.owner(Attempt(3, 1)) == "0-1/0.0"
 
 
-def test_what_cannot_be_written_is_spooled_and_written_once_it_can_be(bench: Callable[[list[int]], Bench]) -> None:
+def test_what_cannot_be_written_is_spooled_and_written_once_it_can_be(
+    bench: Callable[[list[int]], Bench], tmp_path: Path
+) -> None:
     it = bench([])
-    it.writer.record([Heartbeat(time=1.0, busy=1)])  # the journal's folder is missing
+    it.writer.record([Heartbeat(time=1.0, busy=1)])  # the sweep's folder of batches is missing
     it.wait_until_said("cannot be written")
     assert b'"busy":1' in it.spool.read_bytes()
-    it.journals.mkdir()
+    (tmp_path / "batches").mkdir()
     it.wait_until_said("can be written again")
     assert not it.spool.exists()
     assert [type(event) for event in read(it.journals / "journal-0.jsonl").events] == [JournalOpened, Heartbeat]
@@ -106,11 +109,13 @@ def test_what_never_can_be_written_is_counted_and_stays_in_the_spool(bench: Call
     it = bench([])
     it.writer.record([AgentEnded(time=2.0, reason="done", exit_code=0)])
     it.wait_until_said("cannot be written")
-    assert it.writer.close(0.5) >= 1
+    assert b'"reason":"done"' in b"".join(it.writer.close(0.5))
     assert b'"reason":"done"' in it.spool.read_bytes()
 
 
-def test_a_payload_that_somebody_else_could_write_is_refused(bench: Callable[[list[int]], Bench], tmp_path: Path) -> None:
+def test_a_payload_that_somebody_else_could_write_is_refused(
+    bench: Callable[[list[int]], Bench], tmp_path: Path
+) -> None:
     it = bench([])
     source = tmp_path / "payload.pkl"
     source.write_bytes(b"data")

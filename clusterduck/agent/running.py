@@ -1,0 +1,115 @@
+"""One attempt in a slot, from the order to start it until all of it is gone, and the events that tell of it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from clusterduck.agent.process import Exit, Verdict, judge
+from clusterduck.events import AttemptEnded, AttemptLocated, AttemptStarted
+from clusterduck.git import Commit
+from clusterduck.model import Attempt, Slot, State
+
+
+@dataclass
+class Running:
+    """An attempt in a slot.
+
+    Attributes:
+        log: where its output goes.
+        tmpdirs: variable -> the folder of the run's own, removed after it.
+        oom_kills_before: what the out-of-memory counter said at its start.
+        pid: its process, once there is one; also its process group and session.
+        started_at: seconds since the epoch.
+        report: what the run itself said at its end.
+        asked_to_end: the state and reason it ends with, if the agent has asked it to end.
+        ended: the fork server's word on its exit, or our own wait().
+        cleaning_since: since when (monotonic) what it left behind is being killed.
+    """
+
+    attempt: Attempt
+    slot: Slot
+    log: str
+    tmpdirs: dict[str, str]
+    oom_kills_before: int | None
+    pid: int | None = None
+    started_at: float | None = None
+    report: dict[str, Any] = field(default_factory=dict)
+    asked_to_end: tuple[State, str] | None = None
+    ended: dict[str, Any] | None = None
+    cleaning_since: float | None = None
+
+    def order(self) -> dict[str, Any]:
+        """The message that has the fork server start it."""
+        return {
+            "do": "start",
+            "attempt": str(self.attempt),
+            "slot": self.slot.to_json(),
+            "log": self.log,
+            "tmpdirs": self.tmpdirs,
+        }
+
+    def started(self, commit: Commit | None) -> AttemptStarted:
+        """The event that its process exists; ``commit`` is where the code was."""
+        assert self.pid is not None
+        assert self.started_at is not None
+        return AttemptStarted(
+            time=self.started_at,
+            run=self.attempt.run,
+            attempt=self.attempt.number,
+            slot=self.slot.index,
+            pid=self.pid,
+            log=self.log,
+            git_commit=commit.hash if commit else None,
+            git_dirty=commit.dirty if commit else None,
+        )
+
+    def located(self, run_dir: str) -> AttemptLocated:
+        """The event that Hydra has named its folder."""
+        return AttemptLocated(run=self.attempt.run, attempt=self.attempt.number, run_dir=run_dir, log=self.log)
+
+    def verdict(self, oom_kills: int | None) -> Verdict:
+        """How it ended; ``oom_kills`` is what the out-of-memory counter says now."""
+        assert self.ended is not None
+        if "refused" in self.ended:
+            return Verdict(State.FAILED, f"it could not be started: {self.ended['refused']}", None, None)
+        return judge(
+            Exit(
+                status=self.ended["status"],
+                report=self.report or None,
+                oom_kills=None if oom_kills is None else oom_kills - (self.oom_kills_before or 0),
+                asked_to_end=self.asked_to_end,
+            )
+        )
+
+    def ended_as(self, verdict: Verdict) -> AttemptEnded:
+        """The event that all of it is gone."""
+        assert self.ended is not None
+        return AttemptEnded(
+            run=self.attempt.run,
+            attempt=self.attempt.number,
+            state=verdict.state.value,
+            reason=verdict.reason,
+            exit_code=verdict.exit_code,
+            signal=verdict.signal,
+            exception_type=self.report.get("exception_type"),
+            exception_message=self.report.get("exception_message"),
+            traceback=self.report.get("traceback"),
+            return_value=self.report.get("return_value"),
+            started_at=self.started_at,
+            peak_memory_bytes=self.ended.get("peak_memory_bytes"),
+            cpu_time_s=self.ended.get("cpu_time_s"),
+            result=self.report.get("result"),
+        )
+
+
+def own_tmpdirs(slot: Slot, environ: Mapping[str, str], sweep: str, attempt: Attempt) -> dict[str, str]:
+    """A folder of the attempt's own below each of the slot's temporary folders (not made here, the run does that)."""
+    name = f"{sweep}.{attempt}.{secrets.token_hex(4)}"
+    return {
+        variable: os.path.join(environ.get(variable) or tempfile.gettempdir(), name) for variable in slot.tmpdir_vars
+    }
