@@ -1,0 +1,1 @@
+"""The command line: ``clusterduck status``, ``nodes``, ``runs``, ``show`` and ``logs``."""

@@ -1,0 +1,173 @@
+"""The command ``clusterduck``: its options and help, and where every error becomes a sentence and an exit code.
+
+Each command's own module is imported only when that command was given, so that ``--help`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import clusterduck
+from clusterduck.cli.exit_codes import ExitCode, epilog
+from clusterduck.errors import ClusterduckError, ConfigError, NotFoundError
+
+_SWEEP = "a sweep's id, any unique beginning of it or of its last five characters, or @last for the newest"
+_RUN = "a run: <sweep>/<number>, e.g. @last/7, where <sweep> may be shortened as everywhere"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors as one sentence; a long usage text helps nobody."""
+
+    def error(self, message: str) -> NoReturn:
+        from clusterduck.cli.wording import visible
+
+        sys.stderr.write(f"{self.prog}: {visible(message)} (see {self.prog} --help)\n")
+        raise SystemExit(ExitCode.USAGE)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line, so that help, tests and documentation see the same."""
+    top = _Parser(
+        prog="clusterduck",
+        description="Look at sweeps that were launched with hydra/launcher=clusterduck_local or clusterduck_slurm.",
+        epilog=f"example:\n  clusterduck status @last\n\n{epilog()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"clusterduck {clusterduck.__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    status = _command(
+        commands,
+        "status",
+        "sweeps with their runs counted by state, and their jobs as Slurm sees them",
+        ["clusterduck status", "clusterduck status @last --json"],
+    )
+    status.add_argument("sweep", nargs="?", metavar="SWEEP", help=f"{_SWEEP}; all sweeps if left out")
+
+    nodes = _command(
+        commands,
+        "nodes",
+        "each node's slots: the run in it, for how long, its CPUs and GPUs and their load",
+        ["clusterduck nodes", "clusterduck nodes train-ab2de"],
+    )
+    nodes.add_argument("sweep", nargs="?", metavar="SWEEP", help=f"{_SWEEP}; all sweeps if left out")
+
+    runs = _command(
+        commands,
+        "runs",
+        "runs with the overrides that vary, how they stand, what they returned and why they failed",
+        ["clusterduck runs --sweep @last --failed", "clusterduck runs --sweep @last --sort return_value --limit 10"],
+    )
+    runs.add_argument("--sweep", metavar="SWEEP", help=f"{_SWEEP}; all sweeps if left out")
+    runs.add_argument(
+        "--state",
+        action="append",
+        default=[],
+        metavar="STATE",
+        help="only runs in this state, e.g. RUNNING; may be given several times",
+    )
+    runs.add_argument("--failed", action="store_true", help="only runs that ended neither well nor by somebody's wish")
+    runs.add_argument(
+        "--sort",
+        metavar="COLUMN",
+        default="run",
+        help="run, state, attempt, return_value, started, ended, duration, host, reason, or an override's key "
+        "(default: run); runs without a value come last",
+    )
+    runs.add_argument("--reverse", action="store_true", help="the other way round")
+    runs.add_argument("--limit", type=_count, metavar="N", help="at most this many runs")
+
+    show = _command(
+        commands,
+        "show",
+        "everything about one run: all its attempts, the traceback, and where its files lie",
+        ["clusterduck show @last/7"],
+    )
+    show.add_argument("run", metavar="RUN", help=_RUN)
+
+    logs = _command(
+        commands,
+        "logs",
+        "what a run printed",
+        ["clusterduck logs @last/7 -f", "clusterduck logs @last/7 --attempt 1 --lines 50"],
+    )
+    logs.add_argument("run", metavar="RUN", help=_RUN)
+    logs.add_argument("-f", "--follow", action="store_true", help="go on printing until the attempt has ended")
+    logs.add_argument("--attempt", type=_count, metavar="N", help="which attempt, from 1 (default: the latest)")
+    logs.add_argument("--lines", type=_count, metavar="N", help="begin with the last N lines (default: all)")
+    return top
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, what: str, examples: list[str]
+) -> argparse.ArgumentParser:
+    title = "example" if len(examples) == 1 else "examples"
+    command = commands.add_parser(
+        name,
+        help=what,
+        description=f"Show {what}.",
+        epilog=f"{title}:\n" + "\n".join(f"  {example}" for example in examples) + f"\n\n{epilog()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.add_argument(
+        "--ledger",
+        metavar="FILE",
+        help="the ledger (default: CLUSTERDUCK_LEDGER, else .clusterduck/ledger.db here or in a folder above)",
+    )
+    command.add_argument("--json", action="store_true", help="print one JSON array for programs to read")
+    return command
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    try:
+        try:
+            options = parser().parse_args(arguments)
+            for stream in (sys.stdout, sys.stderr):
+                if hasattr(stream, "reconfigure"):
+                    stream.reconfigure(errors="backslashreplace")
+            code = int(importlib.import_module(f"clusterduck.cli.{options.command}").execute(options))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Nobody reads on. Python would complain at its own end once more; there is nothing left to write to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.BROKEN_PIPE
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except ClusterduckError as error:
+        return _complain(str(error), _code_of(error))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return _complain(f"{where}{error.strerror or error}", ExitCode.FAILED)
+    return code
+
+
+def _code_of(error: ClusterduckError) -> ExitCode:
+    if isinstance(error, NotFoundError):
+        return ExitCode.NOT_FOUND
+    return ExitCode.USAGE if isinstance(error, ConfigError) else ExitCode.FAILED
+
+
+def _complain(sentence: str, code: ExitCode) -> ExitCode:
+    from clusterduck.cli.output import narrate
+
+    narrate(sentence)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
