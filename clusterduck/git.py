@@ -34,7 +34,7 @@ def parse(printed: bytes) -> Commit | None:
 
 
 def commit_of(folder: str) -> Commit | None:
-    """Ask now, and wait for the answer; None without git, outside a checkout, before the first commit, or if too slow."""
+    """Ask now, and wait for the answer; None without git, outside a checkout, before the first commit, or if slow."""
     try:
         asked = subprocess.run(
             command(folder), capture_output=True, timeout=TIMEOUT_S, check=False, stdin=subprocess.DEVNULL

@@ -119,7 +119,7 @@ def run_agent(settings: AgentSettings, environ: dict[str, str]) -> int:
 def _work(
     settings: AgentSettings, environ: dict[str, str], *, left: int, scratch: Path, wakeup: int, writer: Writer
 ) -> tuple[str, bool]:
-    """Find out what the node gives, and run attempts there until none is left. Returns how it went, and if it went well."""
+    """Find out what the node gives and run attempts there until none is left. Returns how it went, and whether well."""
     from clusterduck.agent.node import discover
     from clusterduck.agent.process import run_environment
     from clusterduck.agent.slots import build_slots, describe

@@ -1,4 +1,4 @@
-"""Where the runs of a node report to their agent: a datagram socket on the node's own disk, one JSON object to a message."""
+"""Where the runs of a node report to their agent: a datagram socket on the node's own disk, a JSON object a message."""
 
 from __future__ import annotations
 

@@ -134,7 +134,8 @@ class _Run:
             given = ", ".join(f"{name}={value}" for name, value in sorted(self._environment.items()))
             self._say(
                 f"attempt {self._attempt.number} of run {self._attempt.run} of {self._sweep.sweep} "
-                f"in slot {slot.index} of {socket.gethostname()}: CPUs {sorted(os.sched_getaffinity(0))}, GPUs {list(slot.gpus)}, {given}"
+                f"in slot {slot.index} of {socket.gethostname()}: CPUs "
+                f"{sorted(os.sched_getaffinity(0))}, GPUs {list(slot.gpus)}, {given}"
             )
 
     def _overrides(self) -> list[str]:

@@ -224,6 +224,36 @@ def absolute_path_entries(entries: list[str], cwd: str) -> list[str]:
     return [os.path.normpath(os.path.join(cwd, entry)) for entry in entries]
 
 
+def _dumps(what: object) -> bytes:
+    """Like ``cloudpickle.dumps``, but code keeps the name of its file, which cloudpickle replaces by ``<dynamic-code>``:
+    tracebacks are for people."""
+    import io
+    import types
+    from collections import ChainMap
+
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        dispatch_table = ChainMap({types.CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table)
+
+    file = io.BytesIO()
+    Pickler(file).dump(what)
+    return file.getvalue()
+
+
+def _reduce_code(code: Any) -> tuple[Any, ...]:
+    import types
+
+    import cloudpickle
+
+    make, arguments = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
+    return _make_code, (make, arguments, code.co_filename)
+
+
+def _make_code(make: Any, arguments: tuple[Any, ...], filename: str) -> Any:
+    return make(*arguments).replace(co_filename=filename)
+
+
 def pickle_user(user: UserSide) -> bytes:
     """Pickle the user's side with cloudpickle: what is defined in the script goes by value, modules by name.
 
