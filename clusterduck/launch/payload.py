@@ -225,8 +225,10 @@ def absolute_path_entries(entries: list[str], cwd: str) -> list[str]:
 
 
 def _dumps(what: object) -> bytes:
-    """Like ``cloudpickle.dumps``, but code keeps the name of its file, which cloudpickle replaces by ``<dynamic-code>``:
-    tracebacks are for people."""
+    """Like ``cloudpickle.dumps``, but code keeps its file's name, which tracebacks show to people.
+
+    cloudpickle puts ``<dynamic-code>`` there since 3.1.
+    """
     import io
     import types
     from collections import ChainMap
@@ -234,7 +236,7 @@ def _dumps(what: object) -> bytes:
     import cloudpickle
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-        dispatch_table = ChainMap({types.CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table)
+        dispatch_table: ClassVar[Any] = ChainMap({types.CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table)
 
     file = io.BytesIO()
     Pickler(file).dump(what)
