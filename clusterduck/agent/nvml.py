@@ -33,7 +33,7 @@ class Nvml:
     def open(cls, sysfs: Path = SYSFS) -> Nvml | None:
         """Load and initialise NVML; None where there is none or it does not start (which is logged, at debug level)."""
         try:
-            import pynvml  # type: ignore[import-untyped]  # noqa: PLC0415 - see the module's docstring
+            import pynvml
         except ImportError as error:
             _log.debug("no pynvml: %s", error)
             return None

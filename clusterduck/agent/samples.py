@@ -128,7 +128,8 @@ class Sampler:
     def _read_gpus(self) -> dict[str, tuple[int | None, int | None]]:
         if self._nvml is None:
             return {}
-        return {uuid: self._nvml.read(uuid) for uuids in self._uuids.values() for uuid in uuids}
+        distinct = {uuid for uuids in self._uuids.values() for uuid in uuids}
+        return {uuid: self._nvml.read(uuid) for uuid in sorted(distinct)}
 
 
 def _rate(cpu_s: float, elapsed_s: float) -> float | None:

@@ -19,7 +19,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 
 
 class Cpu(Kind):
-    """Binds each slot to its share of ``cpus`` (default: all of the job's), and sets thread counts the user left unset."""
+    """Binds each slot to its share of ``cpus`` (default: the job's), and sets thread counts the user left unset."""
 
     option_names = ("cpus",)
     order = 20  # after all kinds that give GPUs, to be near these

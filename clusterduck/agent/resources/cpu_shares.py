@@ -114,7 +114,7 @@ def _dealt(cores: Sequence[tuple[int, ...]], numa_of: Mapping[int, int], near: S
 def _in_turn(
     cores: Sequence[tuple[int, ...]], numa_of: Mapping[int, int], near: Sequence[int | None]
 ) -> list[list[int]]:
-    """One CPU for each slot, of those with the fewest users; near the slot and on idle cores where there is a choice."""
+    """One CPU for each slot, of those with the fewest users; where there is a choice, a near one on an idle core."""
     users = Counter({cpu: 0 for core in cores for cpu in core})
     shares: list[list[int]] = []
     for wish in near:

@@ -20,7 +20,7 @@ def show(value: object) -> str:
     try:
         text = ascii(value)
     except Exception:  # an int of thousands of digits, or an object that cannot say what it is
-        text = f"a {type(value).__name__}"
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

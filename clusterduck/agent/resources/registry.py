@@ -92,5 +92,7 @@ def _package(point: EntryPoint) -> str:
 
 
 def _hint(given: object, known: tuple[str, ...]) -> str:
+    if given in ("gpu", "gpus") and "cuda" in known:
+        return " Did you mean cuda?"
     close = difflib.get_close_matches(given, known, n=1) if isinstance(given, str) else []
     return f" Did you mean {close[0]}?" if close else ""

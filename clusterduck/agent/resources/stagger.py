@@ -12,7 +12,7 @@ DEFAULT_DELAY_S = 5.0
 
 
 class Stagger(Kind):
-    """Slot k's first run starts k times ``delay`` seconds (default 5) after slot 0's; the agent's timer waits for it."""
+    """Slot k's first run starts k times ``delay`` seconds (default 5) after slot 0's; the agent's timer waits."""
 
     option_names = ("delay",)
 
