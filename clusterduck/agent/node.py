@@ -92,8 +92,9 @@ def discover(environ: Mapping[str, str], cluster: str, sysfs: Path = SYSFS) -> N
     """Find the CPUs of our allocation and their topology; GPUs are looked for only when a resource asks for them.
 
     On ``slurm`` the calling thread, and what it starts from then on, is left free to use all CPUs that were found, so
-    that runs without a ``cpu`` resource are not squeezed into the step's own binding. So call it in the thread that
-    starts the runs. On ``local`` the CPUs are those this process may use already, and nothing is changed.
+    that runs without a ``cpu`` resource are not squeezed into the step's own binding; it is never bound more tightly
+    than Slurm bound it. So call it in the thread that starts the runs. On ``local`` the CPUs are those this process may
+    use already, and nothing is changed.
 
     Args:
         environ: the job's environment. For a local job, ``CUDA_VISIBLE_DEVICES`` must be the launching process's own.
@@ -110,9 +111,11 @@ def discover(environ: Mapping[str, str], cluster: str, sysfs: Path = SYSFS) -> N
         core_of = read_cores(reachable, sysfs)
         granted = granted_cpus(environ)
         cpus = choose_cpus(bound, reachable, granted, core_of)
-        if cpus != reachable:
-            _log.info("%s: using %d of %d reachable CPUs, as many as the job has", host, len(cpus), len(reachable))
-            os.sched_setaffinity(0, cpus)
+        if cpus not in (reachable, bound):
+            text = "%s: the job has %d of %d CPUs and Slurm does not say which; another job may be taking the same"
+            _log.warning(text, host, len(cpus), len(reachable))
+        if reachable != bound | cpus:
+            os.sched_setaffinity(0, bound | cpus)
     ordered = tuple(sorted(cpus))
     return Node(
         host=host,
@@ -165,10 +168,8 @@ def choose_cpus(
     cores' siblings, and further whole cores in order. Where as many CPUs were granted as there are cores, Slurm counts
     cores as CPUs: then one hyperthread of each core.
     """
-    if granted is None or len(reachable) <= granted:
+    if granted is None:
         return frozenset(reachable)
-    if len(bound) == granted:
-        return frozenset(bound)
     cores: dict[int, list[int]] = {}
     for cpu in sorted(reachable):
         cores.setdefault(core_of.get(cpu, cpu), []).append(cpu)
@@ -228,6 +229,11 @@ def parse_cpu_list(text: str) -> tuple[int, ...]:
             return ()
         cpus.update(range(int(match[1]), int(match[2] or match[1]) + 1))
     return tuple(sorted(cpus))
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, e.g. ``1 core`` or ``2 cores``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def format_cpu_list(cpus: Iterable[int]) -> str:

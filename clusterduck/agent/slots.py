@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from clusterduck.agent.node import Node, format_cpu_list
+from clusterduck.agent.node import Node, counted, format_cpu_list
 from clusterduck.agent.resources.gpus import survey
 from clusterduck.agent.resources.kind import Grant, Kind
 from clusterduck.agent.resources.options import show
@@ -110,8 +110,8 @@ def describe(node: Node, slots: Sequence[Slot]) -> list[str]:
     cores = len({node.core_of.get(cpu, cpu) for cpu in node.cpus})
     numa_nodes = len({node.numa_of.get(cpu, 0) for cpu in node.cpus})
     lines = [
-        f"{_one_line(node.host)}: CPUs {format_cpu_list(node.cpus)} ({len(node.cpus)} CPUs, {cores} cores, "
-        f"{numa_nodes} NUMA node{'s' if numa_nodes != 1 else ''}) for {len(slots)} slots"
+        f"{_one_line(node.host)}: CPUs {format_cpu_list(node.cpus)} ({counted(len(node.cpus), 'CPU')}, "
+        f"{counted(cores, 'core')}, {counted(numa_nodes, 'NUMA node')}) for {counted(len(slots), 'slot')}"
     ]
     for slot in slots:
         env = " ".join(f"{name}={value}" for name, value in sorted(slot.env.items()))

@@ -32,7 +32,7 @@ V1 = "oom_kill_disable 0\nunder_oom 0\noom_kill 5\n"
         ("9:memory:/docker/abc\n", {"memory/memory.oom_control": V1}, 5),
         ("9:memory:/x\n", {"memory/x/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\n"}, None),  # an old kernel
         ("0::/job\n", {}, None),
-        ("0::/../../outside\n", {"outside/memory.events": V2}, None),
+        ("0::/../../outside\n", {"../../outside/memory.events": V2}, None),
         ("0::/job\n", {"job/memory.events": "oom_kill many\n"}, None),
         ("nonsense\n\0\n", {}, None),
         ("", {}, None),

@@ -27,7 +27,8 @@ from clusterduck.agent.node import (
 DISCOVER = """
 import json, os, sys
 from clusterduck.agent.node import discover
-os.sched_setaffinity(0, {int(sys.argv[1])})
+if sys.argv[1]:
+    os.sched_setaffinity(0, {int(sys.argv[1])})
 node = discover(json.loads(sys.argv[3]), sys.argv[2])
 print(json.dumps([node.cpus, sorted(os.sched_getaffinity(0))]))
 """
@@ -35,10 +36,10 @@ print(json.dumps([node.cpus, sorted(os.sched_getaffinity(0))]))
 several_cpus = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
 
 
-def discover_bound(cluster: str, environ: dict[str, str]) -> tuple[list[int], list[int], int]:
+def discover_bound(cluster: str, environ: dict[str, str], bind: bool = True) -> tuple[list[int], list[int], int]:
     """Discover in a process that is bound to one CPU; gives the node's CPUs, the affinity afterwards, and that CPU."""
     one = max(os.sched_getaffinity(0))
-    command = [sys.executable, "-c", DISCOVER, str(one), cluster, json.dumps(environ)]
+    command = [sys.executable, "-c", DISCOVER, str(one) if bind else "", cluster, json.dumps(environ)]
     cpus, affinity = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
     return cpus, affinity, one
 
@@ -54,6 +55,14 @@ def test_a_step_bound_to_one_cpu_gets_all_of_its_job() -> None:
 def test_never_more_than_the_job_has() -> None:
     cpus, affinity, one = discover_bound("slurm", {"SLURM_JOB_CPUS_PER_NODE": "1(x3)", "SLURM_NODEID": "2"})
     assert cpus == affinity == [one]  # one CPU is granted, and it is the one the step is bound to
+
+
+@several_cpus
+def test_a_job_that_slurm_left_unbound_stays_so() -> None:
+    # One CPU is ours, and nobody says which: to bind every run to a guess would crowd several jobs onto one CPU.
+    cpus, affinity, _ = discover_bound("slurm", {"SLURM_JOB_CPUS_PER_NODE": "1"}, bind=False)
+    assert len(cpus) == 1
+    assert set(affinity) == set(os.sched_getaffinity(0))
 
 
 @several_cpus

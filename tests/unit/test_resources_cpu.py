@@ -122,6 +122,28 @@ def test_cores_of_different_sizes_are_balanced_by_cpus(node: Node) -> None:
     assert not cores_of(node, got[0]) & cores_of(node, got[1])
 
 
+def test_a_core_for_each_slot_where_some_cores_have_one_cpu(node: Node) -> None:
+    assert shares(node, 2, {"cpus": [0, 8, 1]}) == [(0, 8), (1,)]
+
+
+def test_wishes_come_before_those_who_have_none() -> None:
+    assert share_cpus([0, 1], {}, {0: 0, 1: 1}, [None, 0]) == [(1,), (0,)]
+
+
+def test_a_whole_share_elsewhere_is_better_than_part_of_one_nearby() -> None:
+    numa = {cpu: int(cpu >= 3) for cpu in range(7)}
+    assert share_cpus(range(7), {}, numa, [0, 0, None]) == [(0, 1, 2), (3, 4), (5, 6)]
+
+
+def test_idle_cores_come_first_when_cpus_are_shared() -> None:
+    got = share_cpus(range(4), {0: 0, 1: 0, 2: 2, 3: 2}, {}, [None] * 6)
+    assert got == [(0,), (2,), (1,), (3,), (0,), (2,)]
+
+
+def test_wishes_count_when_cpus_are_shared() -> None:
+    assert share_cpus([0, 1], {}, {0: 0, 1: 1}, [1, 0, 1]) == [(1,), (0,), (1,)]
+
+
 def test_thread_counts_follow_unless_the_user_set_them(tmp_path: Path) -> None:
     node = make_node(tmp_path, 2, 4, 2, {"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": ""})
     for slot in build_slots(node, 2, {"cpu": None}):

@@ -82,6 +82,7 @@ def test_listed_gpus_come_first_and_stay_strings() -> None:
             "0",
             "NVML, as many as it may open of SLURM_STEP_GPUS 3",
         ),
+        ({"SLURM_JOB_GPUS": "1"}, 1, "0", "NVML, as many as it may open of SLURM_JOB_GPUS 1"),
         ({"SLURM_JOB_GPUS": "gpu:a100"}, 2, "0,1", "NVML"),
         ({}, 3, "0,1,2", "NVML"),
     ],

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from clusterduck.agent.node import Node, format_cpu_list
+from clusterduck.agent.node import Node, counted, format_cpu_list
 from clusterduck.agent.resources.cpu_shares import share_cpus
 from clusterduck.agent.resources.kind import Grant, Kind
 from clusterduck.agent.resources.options import read_cpus
@@ -41,7 +41,7 @@ class Cpu(Kind):
                 f"are {format_cpu_list(node.cpus)}."
             )
         if len(cpus) < slots:
-            _log.warning("%s: %d slots share %d CPUs in turn", node.host, slots, len(cpus))
+            _log.warning("%s: %s share %s in turn", node.host, counted(slots, "slot"), counted(len(cpus), "CPU"))
         near = [_numa_of_gpus(grant.gpus, node) for grant in so_far]
         shares = share_cpus(cpus, node.core_of, node.numa_of, near)
         users = Counter(cpu for share in shares for cpu in share)
@@ -65,8 +65,8 @@ def _numa_of_gpus(gpus: Sequence[str], node: Node) -> int | None:
 def _describe(share: Sequence[int], node: Node, wish: int | None, users: int) -> str:
     cores = len({node.core_of.get(cpu, cpu) for cpu in share})
     places = sorted({node.numa_of.get(cpu, 0) for cpu in share})
-    text = f"CPU{'s' if len(share) > 1 else ''} {format_cpu_list(share)} ({len(share)} of {len(node.cpus)}, on {cores} "
-    text += f"core{'s' if cores > 1 else ''} of NUMA node {', '.join(map(str, places))}"
+    text = f"CPU{'s' if len(share) > 1 else ''} {format_cpu_list(share)} ({len(share)} of {len(node.cpus)}, "
+    text += f"on {counted(cores, 'core')} of NUMA node {', '.join(map(str, places))}"
     if places == [wish]:
         text += ", where its GPU is"
     return text + (f", shared by {users} slots)" if users > 1 else ")")

@@ -51,10 +51,10 @@ def _in_blocks(
     counts = _count_by_node({node: len(room) for node, room in rooms.items()}, near)
     shares: list[list[int]] = [[] for _ in near]
     for node, room in rooms.items():
-        # The larger shares first, so that in splitting cores as few as possible are split.
-        for slot in sorted(range(len(near)), key=lambda slot: (-counts[slot][node], slot)):
-            for _ in range(counts[slot][node]):
-                shares[slot].extend(room.pop(0))
+        # In order: those that took a remainder come first, so that who gets two hyperthreads gets those of one core.
+        for share, count in zip(shares, counts, strict=True):
+            for _ in range(count[node]):
+                share.extend(room.pop(0))
     return shares
 
 

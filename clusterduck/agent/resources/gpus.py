@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from clusterduck.agent.node import SYSFS, GpuDevice, Node, format_cpu_list, parse_cpu_list
+from clusterduck.agent.node import SYSFS, GpuDevice, Node, counted, format_cpu_list, parse_cpu_list
 from clusterduck.agent.nvml import Nvml
 from clusterduck.agent.resources.options import GPU_ID, show
 from clusterduck.errors import ConfigError
@@ -136,5 +136,5 @@ def divide_gpus(gpus: Sequence[str], slots: int) -> list[tuple[str, ...]]:
 def describe_share(mine: Sequence[str], everyones: Sequence[Sequence[str]], source: str) -> str:
     """A slot's GPUs in words: which, by whose word, and with how many slots they are shared."""
     sharing = sum(1 for other in everyones if set(other) & set(mine)) - 1
-    shared = f", shared with {sharing} other slot{'s' if sharing > 1 else ''}" if sharing else ""
+    shared = f", shared with {counted(sharing, 'other slot')}" if sharing else ""
     return f"GPU{'s' if len(mine) > 1 else ''} {', '.join(mine)} ({source}{shared})"
