@@ -20,6 +20,9 @@ _log = logging.getLogger(__name__)
 
 SYSFS = Path("/sys")
 
+#: As many CPUs as Linux can be built for; the kernel passes over those that a machine has not.
+MOST_CPUS = 8192
+
 
 @dataclass(frozen=True)
 class GpuDevice:
@@ -107,7 +110,7 @@ def discover(environ: Mapping[str, str], cluster: str, sysfs: Path = SYSFS) -> N
     core_of = read_cores(bound, sysfs)
     if cluster == "slurm":
         host = environ.get("SLURMD_NODENAME") or host
-        reachable = _widen(bound, sysfs)
+        reachable = _widen(bound)
         core_of = read_cores(reachable, sysfs)
         granted = granted_cpus(environ)
         cpus = choose_cpus(bound, reachable, granted, core_of)
@@ -126,12 +129,10 @@ def discover(environ: Mapping[str, str], cluster: str, sysfs: Path = SYSFS) -> N
     )
 
 
-def _widen(bound: frozenset[int], sysfs: Path) -> frozenset[int]:
+def _widen(bound: frozenset[int]) -> frozenset[int]:
     """Let this thread run on every CPU that the kernel allows it; a cgroup's cpuset clips what we ask for."""
-    possible = _read_list(sysfs / "devices/system/cpu/possible")
-    highest = max([*possible, *bound, (os.cpu_count() or 1) - 1])
     try:
-        os.sched_setaffinity(0, range(highest + 1))
+        os.sched_setaffinity(0, range(MOST_CPUS))
     except OSError as error:
         _log.warning("the CPU binding of this job step cannot be widened (%s): using its %d CPUs", error, len(bound))
         return bound

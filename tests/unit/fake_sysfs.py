@@ -22,7 +22,6 @@ def lay_out(root: Path, sockets: int, cores: int, threads: int, gpus: Sequence[i
             folder.mkdir(parents=True, exist_ok=True)
             with (folder / "cpulist").open("a") as file:
                 file.write(f"{',' if file.tell() else ''}{cpu}")
-    (root / "devices/system/cpu/possible").write_text(f"0-{total * threads - 1}\n")
     for index, node in enumerate(gpus):
         device = root / f"bus/pci/devices/0000:{0x10 + index:02x}:00.0"
         device.mkdir(parents=True)

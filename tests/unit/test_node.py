@@ -71,6 +71,30 @@ def test_a_local_job_stays_where_it_is_bound() -> None:
     assert cpus == affinity == [one]
 
 
+@pytest.mark.parametrize(
+    ("bound", "granted", "cpus", "affinity"),
+    [
+        ({2}, "4", (0, 1, 2, 3), {0, 1, 2, 3}),  # bound too tightly
+        ({2, 3, 4}, "3", (2, 3, 4), {2, 3, 4}),  # bound to what is ours
+        ({2, 3, 4}, "2", (2, 3), {2, 3, 4}),  # bound more loosely: left so
+        ({2}, "8", tuple(range(8)), set(range(8))),
+    ],
+)
+def test_what_runs_inherit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bound: set[int], granted: str, cpus: object, affinity: set[int]
+) -> None:
+    now = bound
+
+    def bind(_pid: int, wanted: range) -> None:
+        nonlocal now
+        now = set(wanted) & set(range(8))  # a cpuset of eight CPUs, each a core of its own
+
+    monkeypatch.setattr(os, "sched_setaffinity", bind)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(now))
+    assert discover({"SLURM_CPUS_ON_NODE": granted}, "slurm", tmp_path).cpus == cpus
+    assert now == affinity
+
+
 def test_a_binding_that_cannot_be_widened_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def refuse(_pid: int, _cpus: object) -> None:
         raise PermissionError("not here")

@@ -123,7 +123,7 @@ def test_cores_of_different_sizes_are_balanced_by_cpus(node: Node) -> None:
 
 
 def test_a_core_for_each_slot_where_some_cores_have_one_cpu(node: Node) -> None:
-    assert shares(node, 2, {"cpus": [0, 8, 1]}) == [(0, 8), (1,)]
+    assert shares(node, 2, {"cpus": [0, 1, 9]}) == [(1, 9), (0,)]
 
 
 def test_wishes_come_before_those_who_have_none() -> None:
