@@ -192,6 +192,8 @@ class AttemptEnded(Event):
     peak_memory_bytes: int | None = None
     cpu_time_s: float | None = None
     result: str | None = None  # path of the result file, where one was written
+    agent: str | None = None  # whose attempt it was ("0-1/0.0"), where somebody else writes this from the result file
+    by_job_end: bool = False  # it had to end because its job had to: preemption or cancellation, the next restart tells
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +215,7 @@ class AgentEnded(Event):
     name: ClassVar[str] = "agent_ended"
     reason: str
     exit_code: int
+    timed_out: bool = False  # the job's time limit ended it
 
 
 _TYPES: dict[str, type[Event]] = {}
@@ -250,7 +253,10 @@ def from_json(text: str) -> Event:
     try:
         data = json.loads(text)
         cls = _TYPES[data.pop("e")]
-        known = _FIELDS[cls]
-        return cls(**{key: value for key, value in data.items() if key in known})
+        try:
+            return cls(**data)
+        except TypeError:  # fields of a newer version among them
+            known = _FIELDS[cls]
+            return cls(**{key: value for key, value in data.items() if key in known})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise JournalError(f"not an event: {text[:80]!r} ({error})") from None

@@ -107,6 +107,19 @@ class AgentId:
     def __str__(self) -> str:
         return f"{self.batch}/{self.restart}.{self.node}"
 
+    @classmethod
+    def parse(cls, text: str) -> AgentId:
+        """The inverse of ``str``.
+
+        Raises:
+            ValueError: if the text is anything else.
+        """
+        batch, slash, place = text.partition("/")
+        restart, dot, node = place.partition(".")
+        if not (batch and slash and dot and all(part.isascii() and part.isdigit() for part in (restart, node))):
+            raise ValueError(f"not <batch>/<restart>.<node>: {text!r}")
+        return cls(batch, int(restart), int(node))
+
 
 class ReturnValueLost:
     """Stands in for a return value that could not be pickled.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from clusterduck.errors import SlurmError
-from clusterduck.slurm.command import Answer, require, run
+from clusterduck.slurm.command import TIMEOUT_S, Answer, require, run
 
 #: The state of a job of which nothing can be learned now.
 UNKNOWN = "UNKNOWN"
@@ -134,20 +134,20 @@ def look_up(jobs: Mapping[str, float | None]) -> dict[str, JobStatus]:
     return answer
 
 
-def job_end_time(job_id: str) -> float | None:
+def job_end_time(job_id: str, timeout_s: float = TIMEOUT_S) -> float | None:
     """When Slurm will end the job (seconds since the epoch), or None if it has no limit or Slurm does not say.
 
     Raises:
         SlurmError: if scontrol failed.
     """
-    value = _job_field(job_id, "EndTime")
+    value = _job_field(job_id, "EndTime", timeout_s)
     return _epoch(value) if value is not None else None
 
 
-def _job_field(job_id: str, field: str) -> str | None:
+def _job_field(job_id: str, field: str, timeout_s: float = TIMEOUT_S) -> str | None:
     if not is_job_id(job_id):
         raise SlurmError(f"{job_id!r} is not the id of a Slurm job.")
-    answer = require(run("scontrol", ["--oneliner", "show", "job", job_id]), "scontrol")
+    answer = require(run("scontrol", ["--oneliner", "show", "job", job_id], timeout_s), "scontrol")
     for line in answer.lines:
         match = re.search(rf"(?:^|\s){field}=(\S+)", line)
         if match:
