@@ -13,9 +13,9 @@ import pickle
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
-import cloudpickle  # type: ignore[import-untyped]
+import cloudpickle
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_loader import ConfigLoader
@@ -233,8 +233,6 @@ def _dumps(what: object) -> bytes:
     import types
     from collections import ChainMap
 
-    import cloudpickle
-
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         dispatch_table: ClassVar[Any] = ChainMap({types.CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table)
 
@@ -245,8 +243,6 @@ def _dumps(what: object) -> bytes:
 
 def _reduce_code(code: Any) -> tuple[Any, ...]:
     import types
-
-    import cloudpickle
 
     make, arguments = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
     return _make_code, (make, arguments, code.co_filename)
@@ -263,12 +259,12 @@ def pickle_user(user: UserSide) -> bytes:
         ConfigError: naming the object that cannot be pickled.
     """
     try:
-        return bytes(cloudpickle.dumps(user))
+        return _dumps(user)
     except Exception as error:
         fault, reason = "something the runs need", error
         for label, part in user.parts():
             try:
-                cloudpickle.dumps(part)
+                _dumps(part)
             except Exception as own:
                 fault, reason = label, own
                 break

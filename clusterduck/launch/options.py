@@ -1,0 +1,203 @@
+"""The launcher's options: which there are, which go to submitit as they are, and what is known to be wrong at once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from clusterduck.errors import ConfigError
+
+#: Options of hydra-submitit-launcher that both executors of submitit know, under the same names.
+SHARED = (
+    "timeout_min",
+    "cpus_per_task",
+    "gpus_per_node",
+    "tasks_per_node",
+    "mem_gb",
+    "nodes",
+    "name",
+    "stderr_to_stdout",
+)
+
+#: Those that only its Slurm executor knows.
+SLURM_ONLY = (
+    "partition",
+    "qos",
+    "comment",
+    "constraint",
+    "exclude",
+    "gres",
+    "cpus_per_gpu",
+    "gpus_per_task",
+    "mem_per_gpu",
+    "mem_per_cpu",
+    "account",
+    "signal_delay_s",
+    "additional_parameters",
+    "array_parallelism",
+    "setup",
+    "srun_args",
+)
+
+#: What srun gets unless the user says otherwise: one agent's failure must not take the others down, and an agent must
+#: not be bound to the one CPU that srun gives a task by default on clusters with task affinity.
+SRUN_DEFAULTS = ("--kill-on-bad-exit=0", "--cpu-bind=none")
+
+#: How users may spell the options of srun that :data:`SRUN_DEFAULTS` sets.
+_SRUN_SPELLINGS = {
+    "--kill-on-bad-exit=0": ("--kill-on-bad-exit", "-K"),
+    "--cpu-bind=none": ("--cpu-bind", "--cpu_bind"),
+}
+
+#: sbatch's options in ``additional_parameters`` that would contradict what clusterduck plans, and what to set instead.
+_NOT_ADDITIONAL = {
+    "nodes": "hydra.launcher.nodes",
+    "ntasks": "hydra.launcher.parallel_runs_per_node",
+    "ntasks-per-node": "hydra.launcher.parallel_runs_per_node",
+    "array": "hydra.launcher.total_runs_per_node",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """A launcher's options, checked. Those that are not listed here are in ``submitit``.
+
+    Attributes:
+        cluster: "local" or "slurm".
+        submitit_folder: where submitit keeps its files.
+        submitit: what goes to submitit as it is, by the names of hydra-submitit-launcher.
+        python: the command that starts Python on a node; None: this interpreter.
+        max_num_timeout: how often submitit may send a timed-out job again.
+        The rest: see ``hydra_plugins.clusterduck_launcher.config``.
+    """
+
+    cluster: str
+    submitit_folder: str = ".submitit/%j"
+    submitit: Mapping[str, Any] = field(default_factory=dict)
+    python: str | None = None
+    max_num_timeout: int = 0
+    timeout_min: int = 60
+    nodes: int = 1
+    gpus_per_node: int | None = None
+    parallel_runs_per_node: int = 1
+    total_runs_per_node: int | None = None
+    wait_for_completion: bool = False
+    resources_config: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
+    verbose: bool = False
+    share_runs: bool = False
+    publish_interval_s: float = 30.0
+    ledger: str | None = None
+    do_submit: bool = True
+
+    @property
+    def runs_per_batch(self) -> int | None:
+        """How many runs a job executes: ``total_runs_per_node`` on each of its nodes; None: all."""
+        return None if self.total_runs_per_node is None else self.total_runs_per_node * self.nodes
+
+    @classmethod
+    def of(cls, cluster: str, params: Mapping[str, Any]) -> Options:
+        """Check the options that Hydra hands to the launcher, as plain data.
+
+        Raises:
+            ConfigError: for the first that cannot be carried out.
+        """
+        given = dict(params)
+        if given.get("tasks_per_node", 1) != 1:
+            raise ConfigError(_about_tasks(given["tasks_per_node"]))
+        to_submitit = {name: given[name] for name in (*SHARED, *_of(cluster)) if name in given}
+        own = set(cls.__dataclass_fields__) - {"cluster", "submitit"}
+        unknown = sorted(set(given) - own - set(to_submitit))
+        if unknown:
+            raise ConfigError(
+                f"hydra.launcher.{unknown[0]} is no option of clusterduck_{cluster}. "
+                f"`python <your script> --cfg hydra -p hydra.launcher` shows those there are."
+            )
+        if given.get("resources_config") is None:
+            given["resources_config"] = {}
+        values = {name: value for name, value in given.items() if name in own}
+        options = cls(cluster=cluster, submitit=_complete(cluster, to_submitit), **values)
+        options._check()
+        return options
+
+    def _check(self) -> None:
+        from clusterduck.agent.slots import validate
+
+        validate(self.resources_config, self.parallel_runs_per_node)
+        for name, least in (("nodes", 1), ("timeout_min", 1), ("max_num_timeout", 0)):
+            _require_number(name, getattr(self, name), least)
+        for name, least in (
+            ("cpus_per_task", 1),
+            ("gpus_per_node", 0),
+            ("signal_delay_s", 0),
+            ("array_parallelism", 1),
+        ):
+            if self.submitit.get(name) is not None:
+                _require_number(name, self.submitit[name], least)
+        if not self.publish_interval_s > 0:
+            raise ConfigError(f"hydra.launcher.publish_interval_s must be more than 0, not {self.publish_interval_s}.")
+        total, parallel = self.total_runs_per_node, self.parallel_runs_per_node
+        if total is not None:
+            _require_number("total_runs_per_node", total, 1)
+            if total < parallel:
+                raise ConfigError(
+                    f"hydra.launcher.total_runs_per_node={total} is less than parallel_runs_per_node={parallel}, so "
+                    f"{parallel - total} of a node's {parallel} slots would always be empty. Set it to "
+                    f"{parallel} or more."
+                )
+        if self.cluster == "local" and self.nodes > 1:
+            raise ConfigError(
+                f"hydra.launcher.nodes={self.nodes}, but clusterduck_local has only this machine: leave nodes at 1 "
+                f"and set parallel_runs_per_node to the number of runs at a time."
+            )
+        for name in self.submitit.get("additional_parameters") or {}:
+            instead = _NOT_ADDITIONAL.get(str(name).replace("_", "-"))
+            if instead is not None:
+                raise ConfigError(
+                    f"hydra.launcher.additional_parameters cannot set {name}, since clusterduck plans with it: "
+                    f"use {instead} instead."
+                )
+
+
+def require_slurm() -> None:
+    """Make sure that jobs can be submitted from this host.
+
+    Raises:
+        ConfigError: naming the command that is not there.
+    """
+    for command in ("sbatch", "srun"):
+        if shutil.which(command) is None:
+            raise ConfigError(
+                f"{command} is not on the PATH of this host, so clusterduck_slurm cannot submit jobs from it. Log in "
+                f"to a login node of the cluster, load its Slurm module, or use hydra/launcher=clusterduck_local."
+            )
+
+
+def _of(cluster: str) -> tuple[str, ...]:
+    return SLURM_ONLY if cluster == "slurm" else ()
+
+
+def _complete(cluster: str, to_submitit: dict[str, Any]) -> dict[str, Any]:
+    """Add what clusterduck wants of srun."""
+    if cluster == "slurm":
+        given = list(to_submitit.get("srun_args") or ())
+        missing = [
+            default
+            for default in SRUN_DEFAULTS
+            if not any(str(arg).startswith(spelling) for arg in given for spelling in _SRUN_SPELLINGS[default])
+        ]
+        to_submitit["srun_args"] = [*missing, *given]
+    return to_submitit
+
+
+def _require_number(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"hydra.launcher.{name} must be a whole number from {least} up, not {value!r}.")
+
+
+def _about_tasks(tasks: object) -> str:
+    return (
+        f"hydra.launcher.tasks_per_node={tasks}, but clusterduck starts one task per node, which runs many runs: set "
+        f"parallel_runs_per_node={tasks} instead, and cpus_per_task to the CPUs of all of them together."
+    )

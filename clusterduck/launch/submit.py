@@ -1,0 +1,137 @@
+"""Hands jobs to submitit: to its Slurm executor from the launching process, to its local one from a process of its own.
+
+The only module that imports submitit. As ``python -m clusterduck.launch.submit`` it is that process of its own: it
+leads a session with no terminal and holds none of the launching process's descriptors, so that neither Ctrl-C nor a closed
+terminal reaches the jobs, and a pipe behind the launching command ends with that command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pickle
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import submitit
+from submitit.core import utils
+from submitit.slurm import slurm
+
+from clusterduck.agent.main import AgentJob
+from clusterduck.agent.settings import AgentSettings
+from clusterduck.errors import ConfigError, SubmissionError
+from clusterduck.launch.options import SHARED, Options
+
+#: Jobs to an array: with Slurm's default MaxArraySize of 1001, the highest index is 1000.
+MAX_ARRAY = 1000
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A job that was taken: its id (a process id for a local one), and submitit's folder of it."""
+
+    job_id: str
+    folder: str
+
+
+def parameters(options: Options) -> dict[str, Any]:
+    """The options as submitit's executor takes them: those of one cluster carry its name in front."""
+    named = {name if name in SHARED else f"{options.cluster}_{name}": value for name, value in options.submitit.items()}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def check(options: Options) -> None:
+    """Have submitit check the options for Slurm, without writing anything.
+
+    Raises:
+        ConfigError: in its words.
+    """
+    try:
+        sbatch_file(options, 1)
+    except (ValueError, NameError, AssertionError, TypeError) as error:
+        raise ConfigError(f"These options of hydra.launcher cannot be submitted: {error}") from None
+
+
+def sbatch_file(options: Options, jobs: int) -> str:
+    """The file that sbatch would get for so many jobs. Works without Slurm."""
+    shared = {name: value for name, value in options.submitit.items() if name in SHARED and value is not None}
+    names = slurm.SlurmExecutor._equivalence_dict()
+    arguments = {str(names.get(name, name)) if names else name: value for name, value in shared.items()}
+    if "mem" in arguments:
+        arguments["mem"] = slurm._convert_mem(arguments["mem"])
+    arguments.update(
+        {name: value for name, value in options.submitit.items() if name not in SHARED and value is not None}
+    )
+    if jobs > 1:
+        arguments["map_count"] = jobs
+    python = options.python or shlex.quote(sys.executable)
+    folder = Path(options.submitit_folder).expanduser().absolute()
+    command = f"{python} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    return str(slurm._make_sbatch_string(command=command, folder=folder, **arguments))
+
+
+def submit_to_slurm(options: Options, agents: Sequence[AgentSettings]) -> Iterator[list[Submitted]]:
+    """Submit a job for each; several go as one array (or a few, where there are very many), each of which is yielded.
+
+    Raises:
+        SubmissionError: with sbatch's own words, if it refuses, or answers what nobody can read.
+    """
+    special: dict[str, Any] = {} if options.python is None else {"slurm_python": options.python}
+    executor = submitit.AutoExecutor(
+        folder=options.submitit_folder, cluster="slurm", slurm_max_num_timeout=options.max_num_timeout, **special
+    )
+    executor.update_parameters(**parameters(options))
+    for start in range(0, len(agents), MAX_ARRAY):
+        words = io.StringIO()  # submitit prints what sbatch says, unread; we say it ourselves
+        try:
+            with contextlib.redirect_stderr(words):
+                jobs = _submit(executor, agents[start : start + MAX_ARRAY])
+        except utils.FailedJobError as error:
+            raise SubmissionError(f"sbatch refused the job: {_plain(str(error) or words.getvalue())}") from None
+        except utils.FailedSubmissionError as error:
+            raise SubmissionError(f"sbatch gave no job id: {_plain(str(error))}") from None
+        except OSError as error:
+            raise SubmissionError(f"sbatch could not be run: {error}") from None
+        yield [Submitted(str(job.job_id), str(job.paths.folder)) for job in jobs]
+
+
+def _submit(executor: submitit.AutoExecutor, agents: Sequence[AgentSettings]) -> list[Any]:
+    with executor.batch():
+        return [executor.submit(AgentJob(agent)) for agent in agents]
+
+
+def _plain(words: str) -> str:
+    """A command's words in one line, without anything that a terminal would take for a command."""
+    from clusterduck.slurm.command import clean
+
+    return " ".join(clean(words.encode("utf-8", "replace"))) or "it said nothing"
+
+
+def main() -> None:
+    """Be the process that submits local jobs: request on stdin, on what was stdout a JSON line per job, or an error."""
+    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    request = sys.stdin.buffer.read()
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    if not request:
+        return  # nothing is to be submitted after all
+    options, agents = pickle.loads(request)
+    try:
+        executor = submitit.AutoExecutor(folder=options.submitit_folder, cluster="local")
+        executor.update_parameters(**parameters(options))
+        for agent in agents:
+            job = executor.submit(AgentJob(agent))
+            print(json.dumps([str(job.job_id), str(job.paths.folder)]), file=answer, flush=True)
+    except Exception as error:
+        print(json.dumps(f"{type(error).__name__}: {error}"), file=answer, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Clusterduck's launchers for Hydra."""
