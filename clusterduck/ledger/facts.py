@@ -1,0 +1,255 @@
+"""What each event says, put into the rows it is about.
+
+Each fact has one source, and an event found twice, or after later ones, changes nothing that is known already. What
+follows from several facts together is worked out afterwards, by ``settle``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from clusterduck import events
+from clusterduck.errors import JournalError
+from clusterduck.events import Event
+from clusterduck.ledger import overrides, rules, times
+from clusterduck.ledger.rows import TOLD_BY_ACT, TOLD_BY_AGENT, AgentRow, AttemptRow
+from clusterduck.ledger.tables import Changes, storable
+from clusterduck.model import AgentId, Slot, State
+
+
+def take_in(new: Sequence[Event], changes: Changes, who: AgentId | None) -> None:
+    """Put the events of a stretch of a journal into the rows.
+
+    Args:
+        new: the events, in order.
+        changes: the transaction's rows.
+        who: the agent whose journal it is; None for a launch's or an act's.
+
+    Raises:
+        JournalError: if an event cannot stand in this journal.
+        ValueError, TypeError: if an event holds what no event holds.
+    """
+    _load(new, changes)
+    facts = _Facts(changes, who)
+    handlers = _HANDLERS
+    for event in new:
+        handler = handlers.get(type(event))
+        if handler is not None:
+            handler(facts, event)
+        changes.latest = max(changes.latest, event.time)
+    if who is not None:
+        facts.note_agent_seen()
+
+
+def _load(new: Sequence[Event], changes: Changes) -> None:
+    """Read the rows that the events are about, all at once."""
+    attempts = [
+        (event.run, event.attempt)
+        for event in new
+        if isinstance(event, (events.AttemptStarted, events.AttemptLocated, events.AttemptEnded))
+    ]
+    planned = [number for event in new if isinstance(event, events.RunsPlanned) for number, _ in event.runs]
+    runs = {run for run, _ in attempts}
+    changes.attempts.load("run", runs, attempts)
+    runs.update(planned)
+    changes.runs.load("number", runs, runs)
+
+
+class _Facts:
+    def __init__(self, changes: Changes, who: AgentId | None) -> None:
+        self._changes = changes
+        self._who = who
+        self._row: AgentRow | None = None
+
+    # --- what a launch says
+
+    def launch_started(self, event: events.LaunchStarted) -> None:
+        row = self._changes.launches.change(event.launch)
+        row.started_at = times.to_text(event.time)
+        row.job_name, row.user, row.host, row.pid = event.job_name, event.user, event.host, event.pid
+        row.cwd, row.python, row.command, row.launcher = (
+            event.cwd,
+            event.python,
+            json.dumps(event.command),
+            event.launcher,
+        )
+        row.settings, row.versions = json.dumps(event.settings), json.dumps(event.versions)
+        row.git_commit, row.git_dirty = event.git_commit, event.git_dirty
+
+    def launch_ended(self, event: events.LaunchEnded) -> None:
+        self._changes.launches.change(event.launch).ended_at = times.to_text(event.time)
+
+    def runs_planned(self, event: events.RunsPlanned) -> None:
+        keys = self._changes.keys
+        for number, texts in event.runs:
+            run = self._changes.run(number)
+            if run.overrides is not None:
+                continue  # found a second time
+            run.launch = event.launch
+            run.overrides = json.dumps(texts)
+            self._changes.newly_planned += 1
+            for position, (key, value) in enumerate(overrides.as_dict(map(storable, texts)).items()):
+                known = keys.get(key)
+                if known is None:
+                    keys[key] = (1, value, value, position)
+                else:
+                    count, smallest, largest, first = known
+                    keys[key] = (count + 1, min(smallest, value), max(largest, value), min(first, position))
+
+    def batch_planned(self, event: events.BatchPlanned) -> None:
+        row = self._changes.batches.change(event.batch)
+        row.launch, row.first_run, row.stop_run = event.launch, event.first, event.stop
+        row.nodes, row.slots_per_node, row.share_runs = event.nodes, event.slots_per_node, event.share_runs
+        row.planned_at = times.to_text(event.time)
+        self._changes.homes.append((event.batch, event.first, event.stop))
+        self._changes.unsettled.add(event.batch)
+
+    def batch_submitted(self, event: events.BatchSubmitted) -> None:
+        row = self._changes.batches.change(event.batch)
+        row.cluster, row.job_id = event.cluster, event.job_id
+        row.submit_host, row.log_folder, row.submitted_at = event.host, event.log_dir, times.to_text(event.time)
+
+    # --- what acts say
+
+    def batch_closed(self, event: events.BatchClosed) -> None:
+        self._changes.batches.change(event.batch)
+        self._act(event, event.batch, event.state, event.reason, None)
+        self._changes.unsettled.add(event.batch)
+
+    def runs_closed(self, event: events.RunsClosed) -> None:
+        ranges = [(int(first), int(stop)) for first, stop in event.ranges]
+        self._act(event, None, event.state, event.reason, json.dumps({"runs": ranges}))
+        self._changes.closed_ranges += ranges
+
+    def _act(self, event: Event, batch: str | None, state: str, reason: str, detail: str | None) -> None:
+        """Note an act under a name that follows from its content, so that one found twice is there once."""
+        name = hashlib.sha256(f"{self._changes.sweep}\n{events.to_json(event)}".encode("ascii", "backslashreplace"))
+        at, state = times.to_text(event.time), State(state).value
+        self._changes.acts.append((name.hexdigest()[:20], event.name, batch, at, state, reason, detail))
+
+    # --- what an agent says
+
+    def _agent(self) -> AgentRow:
+        if self._row is None:
+            if self._who is None:
+                raise JournalError("an agent's event stands in a journal that is no agent's")
+            self._row = self._changes.agents.change(self._who.batch, self._who.restart, self._who.node)
+        return self._row
+
+    def note_agent_seen(self) -> None:
+        """An agent was alive when it wrote its latest event, whatever others concluded before."""
+        for agent in self._changes.agents.changed():
+            seen = times.to_text(self._changes.latest)
+            if agent.seen_at is None or seen > agent.seen_at:
+                if agent.seen_at is None or agent.state != State.RUNNING.value:
+                    self._changes.unsettled.add(agent.batch)
+                agent.seen_at = seen
+
+    def agent_started(self, event: events.AgentStarted) -> None:
+        agent = self._agent()
+        slots = [Slot.from_json(data) for data in event.slots]
+        agent.host, agent.pid, agent.cluster, agent.job_id = event.host, event.pid, event.cluster, event.job_id
+        agent.slots = len(slots)
+        agent.started_at = times.to_text(event.time)
+        agent.ends_at = None if event.ends_at is None else times.to_text(event.ends_at)
+        for slot in slots:
+            row = self._changes.slots.change(agent.batch, agent.restart, agent.node, slot.index)
+            row.host, row.cpus, row.gpus = event.host, json.dumps(slot.cpus), json.dumps(slot.gpus)
+        self._changes.placed.add((agent.batch, agent.restart, agent.node))
+        self._changes.unsettled.add(agent.batch)
+
+    def heartbeat(self, event: events.Heartbeat) -> None:
+        agent = self._agent()
+        at = times.to_text(event.time)
+        if agent.heartbeat_at is None or at >= agent.heartbeat_at:
+            agent.heartbeat_at = at
+            agent.busy = event.busy if agent.exit_code is None else 0
+        for slot, *readings in event.samples:
+            place = (agent.batch, agent.restart, agent.node, int(slot or 0))
+            self._changes.samples[place].append((at, *readings))
+
+    def agent_ended(self, event: events.AgentEnded) -> None:
+        agent = self._agent()
+        agent.exit_code, agent.busy = event.exit_code, 0
+        failed = State.TIMEOUT if event.timed_out else State.FAILED
+        agent.state = failed.value if event.exit_code else State.COMPLETED.value
+        agent.reason = event.reason or None
+        agent.ended_at = times.to_text(event.time)
+        self._changes.over.add((agent.batch, agent.restart, agent.node))
+        self._changes.unsettled.add(agent.batch)
+
+    def _attempt(self, run: int, number: int, of_agent: AgentRow | None = None) -> AttemptRow | None:
+        """The attempt's row; None if another agent says that the attempt is its own, and is the one that counts."""
+        agent = self._agent() if of_agent is None else of_agent
+        row = self._changes.attempts.change(run, number)
+        owner = (agent.restart, agent.batch, agent.node)
+        if row.batch is not None and (row.restart, row.batch, row.node) != owner:
+            if owner < (row.restart or 0, row.batch, row.node or 0):
+                return None
+            if row.slot is not None:
+                self._changes.left.add((row.batch, row.restart or 0, row.node or 0, row.slot))
+            row = self._changes.attempts.reset(run, number)
+        row.restart, row.batch, row.node = owner
+        return row
+
+    def _silent_agent(self, name: str) -> AgentRow:
+        """The agent of an attempt whose end somebody else found in its result file."""
+        who = AgentId.parse(name)
+        self._changes.unsettled.add(who.batch)
+        return self._changes.agents.change(who.batch, who.restart, who.node)
+
+    def attempt_started(self, event: events.AttemptStarted) -> None:
+        row = self._attempt(event.run, event.attempt)
+        if row is None:
+            return
+        row.slot, row.pid, row.spawned_at = event.slot, event.pid, times.to_text(event.time)
+        row.git_commit, row.git_dirty = event.git_commit, event.git_dirty
+        if row.folder is None:
+            row.log = event.log
+
+    def attempt_located(self, event: events.AttemptLocated) -> None:
+        row = self._attempt(event.run, event.attempt)
+        if row is not None:
+            row.folder, row.log = event.run_dir, event.log
+
+    def attempt_ended(self, event: events.AttemptEnded) -> None:
+        if self._who is not None:
+            row = self._attempt(event.run, event.attempt)
+            if row is None:
+                return
+            row.reported = TOLD_BY_AGENT
+        else:
+            if event.agent is None:
+                row = self._changes.attempts.change(event.run, event.attempt)
+            else:
+                row = self._attempt(event.run, event.attempt, self._silent_agent(event.agent))
+            if row is None or not rules.is_told_better(event, row):
+                return
+            row.reported = TOLD_BY_ACT
+        row.state, row.reason = State(event.state).value, event.reason or None
+        row.exit_code, row.signal = event.exit_code, event.signal
+        row.exception_type, row.exception_message = event.exception_type, event.exception_message
+        row.traceback, row.return_value, row.result = event.traceback, event.return_value, event.result
+        row.peak_memory_bytes, row.cpu_time_s = event.peak_memory_bytes, event.cpu_time_s
+        row.started_at = None if event.started_at is None else times.to_text(event.started_at)
+        row.ended_at = times.to_text(event.time)
+
+
+_HANDLERS: dict[type[Event], Callable[[_Facts, Any], None]] = {
+    events.LaunchStarted: _Facts.launch_started,
+    events.LaunchEnded: _Facts.launch_ended,
+    events.RunsPlanned: _Facts.runs_planned,
+    events.BatchPlanned: _Facts.batch_planned,
+    events.BatchSubmitted: _Facts.batch_submitted,
+    events.BatchClosed: _Facts.batch_closed,
+    events.RunsClosed: _Facts.runs_closed,
+    events.AgentStarted: _Facts.agent_started,
+    events.Heartbeat: _Facts.heartbeat,
+    events.AgentEnded: _Facts.agent_ended,
+    events.AttemptStarted: _Facts.attempt_started,
+    events.AttemptLocated: _Facts.attempt_located,
+    events.AttemptEnded: _Facts.attempt_ended,
+}

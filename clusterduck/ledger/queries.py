@@ -1,0 +1,572 @@
+"""Every question that the command line and the dashboard ask the ledger.
+
+Each takes a connection (to a replica, or to a published ledger), reads all of its answer before it returns, so that no
+writer ever waits for a reader, and gives frozen values. Times are text, UTC (see ``times``).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from clusterduck.errors import ConfigError, NotFoundError
+from clusterduck.ledger import overrides as override_text
+from clusterduck.model import AgentId, State
+
+#: What runs can be sorted by -> the column that does it. Ties, and runs without a value (always last), go by number.
+SORTS = {
+    "number": "number",
+    "state": "state",
+    "attempt": "attempt",
+    "started_at": "started_at",
+    "ended_at": "ended_at",
+    "duration_s": "duration_s",
+    "return_value": "return_number",
+    "host": "host",
+}
+
+#: The sweep that was begun last.
+LAST = "@last"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep, and how many of its runs are in which state (by ``State``'s words)."""
+
+    id: str
+    folder: str
+    root: str
+    job_name: str | None
+    user: str | None
+    host: str | None
+    cwd: str | None
+    command: list[str]
+    launcher: str | None
+    created_at: str | None
+    launches: int
+    git_commit: str | None
+    git_dirty: bool | None
+    runs: int
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A job. What is known of its agents is that of the first one of its last restart."""
+
+    sweep: str
+    id: str
+    launch: int | None
+    first_run: int | None
+    stop_run: int | None
+    nodes: int | None
+    slots_per_node: int | None
+    share_runs: bool | None
+    cluster: str | None
+    job_id: str | None
+    submit_host: str | None
+    log_folder: str | None
+    planned_at: str | None
+    submitted_at: str | None
+    state: str
+    reason: str | None
+    started_at: str | None
+    ended_at: str | None
+    restart: int | None = None
+    host: str | None = None
+    agent_pid: int | None = None
+    ends_at: str | None = None
+    heartbeat_at: str | None = None
+
+
+@dataclass(frozen=True)
+class Agent:
+    """An agent, with the latest reading of its node as a whole."""
+
+    sweep: str
+    batch: str
+    restart: int
+    node: int
+    host: str | None
+    pid: int | None
+    cluster: str | None
+    job_id: str | None
+    slots: int | None
+    busy: int | None
+    started_at: str | None
+    ends_at: str | None
+    heartbeat_at: str | None
+    seen_at: str | None
+    state: str
+    reason: str | None
+    exit_code: int | None
+    ended_at: str | None
+    cpu_percent: float | None
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True)
+class SlotNow:
+    """A slot, the attempt in it (None where it is empty), and its latest reading."""
+
+    sweep: str
+    batch: str
+    restart: int
+    node: int
+    slot: int
+    host: str | None
+    cpus: list[int]
+    gpus: list[str]
+    run: int | None
+    attempt: int | None
+    since: str | None
+    overrides: list[str]
+    sampled_at: str | None
+    cpu_percent: float | None
+    memory_bytes: int | None
+    gpu_percent: float | None
+    gpu_memory_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as its highest attempt left it. ``return_value`` is JSON text; ``attempt`` is 0 while there is none."""
+
+    sweep: str
+    number: int
+    launch: int | None
+    batch: str | None
+    overrides: list[str]
+    state: str
+    attempt: int
+    reason: str | None
+    return_value: str | None
+    return_number: float | None
+    started_at: str | None
+    ended_at: str | None
+    duration_s: float | None
+    host: str | None
+    slot: int | None
+    folder: str | None
+    log: str | None
+    exception_type: str | None
+
+    @property
+    def override_values(self) -> dict[str, str]:
+        """The overrides by key."""
+        return override_text.as_dict(self.overrides)
+
+
+@dataclass(frozen=True)
+class AttemptInfo:
+    """One attempt of a run. ``reported``: its own agent told how it ended (1), or somebody who looked after it (2)."""
+
+    sweep: str
+    run: int
+    number: int
+    batch: str | None
+    restart: int | None
+    node: int | None
+    slot: int | None
+    host: str | None
+    pid: int | None
+    cpus: list[int]
+    gpus: list[str]
+    state: str
+    reason: str | None
+    exit_code: int | None
+    signal: int | None
+    exception_type: str | None
+    exception_message: str | None
+    traceback: str | None
+    return_value: str | None
+    started_at: str | None
+    ended_at: str | None
+    duration_s: float | None
+    peak_memory_bytes: int | None
+    cpu_time_s: float | None
+    folder: str | None
+    log: str | None
+    result: str | None
+    git_commit: str | None
+    git_dirty: bool | None
+    spawned_at: str | None
+    reported: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One reading of a slot, or (slot -1) of a node."""
+
+    taken_at: str
+    cpu_percent: float | None
+    memory_bytes: int | None
+    gpu_percent: float | None
+    gpu_memory_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Act:
+    """What a person or a tool did to a sweep."""
+
+    id: str
+    sweep: str
+    kind: str
+    batch: str | None
+    run: int | None
+    attempt: int | None
+    job_id: str | None
+    user: str | None
+    host: str | None
+    at: str
+    state: str | None
+    reason: str | None
+    detail: str | None
+
+
+class Cursor(NamedTuple):
+    """Where a page of runs ended: the last run's value in the sort column, and its number."""
+
+    value: float | int | str | None
+    number: int
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which runs are meant; all that is given must hold.
+
+    Attributes:
+        states: any of these; empty means all.
+        host: where its attempt ran.
+        batch: its job.
+        text: stands in an override or in the reason, upper and lower case alike (for ASCII letters).
+    """
+
+    states: Collection[str] = ()
+    host: str | None = None
+    batch: str | None = None
+    text: str | None = None
+
+    def where(self, sweep: str) -> tuple[str, list[Any]]:
+        """The filter as SQL, and its values."""
+        parts, values = ["sweep = ?"], [sweep]
+        if self.states:
+            parts.append(f"state IN ({','.join('?' * len(self.states))})")
+            values += [str(state) for state in self.states]
+        for column, wanted in (("host", self.host), ("batch", self.batch)):
+            if wanted is not None:
+                parts.append(f"{column} = ?")
+                values.append(wanted)
+        if self.text:
+            parts.append("(overrides LIKE ? ESCAPE '!' OR reason LIKE ? ESCAPE '!')")
+            values += [_like(json.dumps(self.text)[1:-1]), _like(self.text)]
+        return " AND ".join(parts), values
+
+
+EVERY_RUN = Filter()
+
+
+def sweeps(connection: sqlite3.Connection) -> list[Sweep]:
+    """All sweeps, the newest first."""
+    return [_sweep(row) for row in _all(connection, "SELECT * FROM sweep ORDER BY created_at DESC, id DESC")]
+
+
+def sweep(connection: sqlite3.Connection, sweep_id: str) -> Sweep:
+    """One sweep, by its whole id.
+
+    Raises:
+        NotFoundError: if there is none.
+    """
+    found = _all(connection, "SELECT * FROM sweep WHERE id = ?", [sweep_id])
+    if not found:
+        raise NotFoundError(f"No sweep {sweep_id} in this ledger.")
+    return _sweep(found[0])
+
+
+def resolve_sweep(connection: sqlite3.Connection, token: str) -> str:
+    """The id of the sweep that ``token`` means: its id, the beginning of it or of its last part, or ``@last``.
+
+    Raises:
+        NotFoundError: if it means none, or several.
+    """
+    ids = [row[0] for row in _all(connection, "SELECT id FROM sweep ORDER BY created_at DESC, id DESC")]
+    if not ids:
+        raise NotFoundError("This ledger holds no sweep yet.")
+    if token == LAST:
+        return str(ids[0])
+    if token in ids:
+        return token
+    matching = [one for one in ids if token and (one.startswith(token) or one.rpartition("-")[2].startswith(token))]
+    if len(matching) == 1:
+        return str(matching[0])
+    if matching:
+        raise NotFoundError(f"{token!r} may mean any of these sweeps: {_some(matching)}. Write a few letters more.")
+    raise NotFoundError(f"No sweep {token!r} in this ledger; it has {_some(ids)}.")
+
+
+def batches(connection: sqlite3.Connection, sweep_id: str | None = None, *, alive: bool = False) -> list[Batch]:
+    """Jobs, in the order in which they were planned.
+
+    Args:
+        connection: the ledger.
+        sweep_id: of this sweep only.
+        alive: only those that are PENDING or RUNNING.
+    """
+    where, values = _of_sweep(sweep_id)
+    if alive:
+        where += " AND state IN ('PENDING', 'RUNNING')"
+    rows = _all(connection, f"SELECT * FROM batch WHERE {where} ORDER BY sweep, planned_at, id", values)  # noqa: S608
+    first: dict[tuple[str, str], sqlite3.Row] = {}
+    # the first agent of the last restart is the last one to be put there
+    order = "SELECT * FROM agent WHERE {} ORDER BY sweep, batch, restart, node DESC"
+    for agent in _all(connection, order.format(_of_sweep(sweep_id)[0]), values):
+        first[agent["sweep"], agent["batch"]] = agent
+    return [_batch(row, first.get((row["sweep"], row["id"]))) for row in rows]
+
+
+def agents(connection: sqlite3.Connection, sweep_id: str | None = None, *, alive: bool = False) -> list[Agent]:
+    """Agents, of one sweep or of all; with ``alive`` only those that run as far as is known."""
+    where, values = _of_sweep(sweep_id, "agent.")
+    if alive:
+        where += " AND agent.state = 'RUNNING'"
+    rows = _all(
+        connection,
+        "SELECT agent.*, sample.cpu_percent, sample.memory_bytes FROM agent "  # noqa: S608  # only words of our own
+        f"{_LATEST_SAMPLE.format('agent', '-1')} WHERE {where} "
+        "ORDER BY agent.sweep, agent.batch, agent.restart, agent.node",
+        values,
+    )
+    return [Agent(**dict(row)) for row in rows]
+
+
+def slots(connection: sqlite3.Connection, sweep_id: str | None = None, *, alive: bool = True) -> list[SlotNow]:
+    """Slots with what runs in them, of one sweep or of all; with ``alive`` only those of agents that run."""
+    where, values = _of_sweep(sweep_id, "slot.")
+    if alive:
+        where += " AND agent.state = 'RUNNING'"
+    rows = _all(
+        connection,
+        "SELECT slot.*, run.overrides, sample.taken_at AS sampled_at, sample.cpu_percent, "  # noqa: S608
+        "sample.memory_bytes, "
+        "sample.gpu_percent, sample.gpu_memory_bytes "
+        "FROM agent JOIN slot USING (sweep, batch, restart, node) "
+        "LEFT JOIN run ON run.sweep = slot.sweep AND run.number = slot.run "
+        f"{_LATEST_SAMPLE.format('slot', 'slot.slot')} WHERE {where} "
+        "ORDER BY slot.sweep, slot.batch, slot.restart, slot.node, slot.slot",
+        values,
+    )
+    lists = ("cpus", "gpus", "overrides")
+    return [SlotNow(**{**dict(row), **{name: _list(row[name]) for name in lists}}) for row in rows]
+
+
+def samples(connection: sqlite3.Connection, sweep_id: str, agent: AgentId, slot: int) -> list[Sample]:
+    """The readings of one slot that are kept (slot -1: the node as a whole), the oldest first."""
+    rows = _all(
+        connection,
+        "SELECT taken_at, cpu_percent, memory_bytes, gpu_percent, gpu_memory_bytes FROM sample "
+        "WHERE sweep = ? AND batch = ? AND restart = ? AND node = ? AND slot = ? ORDER BY taken_at",
+        [sweep_id, agent.batch, agent.restart, agent.node, slot],
+    )
+    return [Sample(*row) for row in rows]
+
+
+def runs(
+    connection: sqlite3.Connection,
+    sweep_id: str,
+    matching: Filter = EVERY_RUN,
+    *,
+    sort: str = "number",
+    descending: bool = False,
+    after: Cursor | None = None,
+    limit: int | None = None,
+) -> list[Run]:
+    """A sweep's runs, a page of them if asked for.
+
+    Args:
+        connection: the ledger.
+        sweep_id: the sweep.
+        matching: which of its runs.
+        sort: one of ``SORTS``.
+        descending: the largest first; runs without a value come last all the same.
+        after: where the page before ended (:func:`cursor`).
+        limit: how many at most.
+
+    Raises:
+        ConfigError: if there is no such sort.
+    """
+    column = _sort_column(sort)
+    where, values = matching.where(sweep_id)
+    way, beyond = ("DESC", "<") if descending else ("ASC", ">")
+    rows: list[sqlite3.Row] = []
+    if column != "number" and (after is None or after.value is not None):
+        condition, more = "", []
+        if after is not None:
+            condition, more = f" AND ({column}, number) {beyond} (?, ?)", [after.value, after.number]
+        rows = _all(
+            connection,
+            f"SELECT * FROM run WHERE {where} AND {column} IS NOT NULL{condition} "  # noqa: S608
+            f"ORDER BY {column} {way}, number {way} LIMIT ?",
+            [*values, *more, _limit(limit)],
+        )
+        after = None
+    if limit is None or len(rows) < limit:
+        is_rest = "1" if column == "number" else f"{column} IS NULL"
+        condition, more = ("", []) if after is None else (f" AND number {beyond} ?", [after.number])
+        rows += _all(
+            connection,
+            f"SELECT * FROM run WHERE {where} AND {is_rest}{condition} ORDER BY number {way} LIMIT ?",  # noqa: S608
+            [*values, *more, _limit(limit, len(rows))],
+        )
+    return [_run(row) for row in rows]
+
+
+def cursor(run_: Run, sort: str = "number") -> Cursor:
+    """Where a page that ends with this run ends, for the next page.
+
+    Raises:
+        ConfigError: if there is no such sort.
+    """
+    return Cursor(getattr(run_, _sort_column(sort)), run_.number)
+
+
+def count_runs(connection: sqlite3.Connection, sweep_id: str, matching: Filter) -> int:
+    """How many runs match. How many there are in each state, ``Sweep.counts`` says without counting."""
+    where, values = matching.where(sweep_id)
+    return int(_all(connection, f"SELECT count(*) FROM run WHERE {where}", values)[0][0])  # noqa: S608
+
+
+def run(connection: sqlite3.Connection, sweep_id: str, number: int) -> Run:
+    """One run.
+
+    Raises:
+        NotFoundError: if the sweep has no such run.
+    """
+    found = _all(connection, "SELECT * FROM run WHERE sweep = ? AND number = ?", [sweep_id, number])
+    if not found:
+        total = sweep(connection, sweep_id).runs
+        raise NotFoundError(f"Sweep {sweep_id} has no run {number}; it has {total} (from 0).")
+    return _run(found[0])
+
+
+def attempts(connection: sqlite3.Connection, sweep_id: str, number: int) -> list[AttemptInfo]:
+    """All attempts of a run, the first one first."""
+    rows = _all(connection, "SELECT * FROM attempt WHERE sweep = ? AND run = ? ORDER BY number", [sweep_id, number])
+    return [
+        AttemptInfo(
+            **{
+                **dict(row),
+                **{name: _list(row[name]) for name in ("cpus", "gpus")},
+                **{name: path(row[name]) for name in ("folder", "log", "result")},
+                "git_dirty": _flag(row["git_dirty"]),
+            }
+        )
+        for row in rows
+    ]
+
+
+def varying_keys(connection: sqlite3.Connection, sweep_id: str) -> list[str]:
+    """The override keys in which the sweep's runs differ, in the order of their overrides."""
+    rows = _all(
+        connection,
+        "SELECT key FROM override_key JOIN sweep ON sweep.id = override_key.sweep WHERE override_key.sweep = ? "
+        "AND (smallest <> largest OR override_key.runs < sweep.planned) ORDER BY position, key",
+        [sweep_id],
+    )
+    return [row[0] for row in rows]
+
+
+def acts(connection: sqlite3.Connection, sweep_id: str) -> list[Act]:
+    """What was done to a sweep, the first act first."""
+    return [
+        Act(**dict(row)) for row in _all(connection, "SELECT * FROM act WHERE sweep = ? ORDER BY at, id", [sweep_id])
+    ]
+
+
+def path(text: str | None) -> str | None:
+    """A path as the file system has it: names that are no Unicode text are kept escaped in the ledger."""
+    return None if text is None else _ESCAPED.sub(lambda found: chr(int(found[1], 16)), text)
+
+
+_ESCAPED = re.compile(r"\\u(dc[89a-f][0-9a-f])")
+
+_LATEST_SAMPLE = (
+    "LEFT JOIN sample ON sample.sweep = {0}.sweep AND sample.batch = {0}.batch AND sample.restart = {0}.restart "
+    "AND sample.node = {0}.node AND sample.slot = {1} AND sample.taken_at = (SELECT max(taken_at) FROM sample AS s "
+    "WHERE s.sweep = {0}.sweep AND s.batch = {0}.batch AND s.restart = {0}.restart AND s.node = {0}.node "
+    "AND s.slot = {1})"
+)
+
+
+def _all(connection: sqlite3.Connection, sql: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
+    asked = connection.cursor()
+    asked.row_factory = sqlite3.Row
+    try:
+        return asked.execute(sql, values).fetchall()
+    finally:
+        asked.close()
+
+
+def _of_sweep(sweep_id: str | None, table: str = "") -> tuple[str, list[Any]]:
+    return ("1", []) if sweep_id is None else (f"{table}sweep = ?", [sweep_id])
+
+
+def _sort_column(sort: str) -> str:
+    if sort not in SORTS:
+        raise ConfigError(f"Runs cannot be sorted by {sort!r}; by {', '.join(SORTS)} they can.")
+    return SORTS[sort]
+
+
+def _limit(limit: int | None, less: int = 0) -> int:
+    return -1 if limit is None else limit - less
+
+
+def _like(text: str) -> str:
+    return "%" + re.sub(r"([!%_])", r"!\1", text) + "%"
+
+
+def _some(ids: Iterable[str]) -> str:
+    listed = list(ids)
+    more = f" and {len(listed) - 10} more" if len(listed) > 10 else ""
+    return ", ".join(listed[:10]) + more
+
+
+def _list(text: str | None) -> list[Any]:
+    return list(json.loads(text)) if text else []
+
+
+def _flag(value: int | None) -> bool | None:
+    return None if value is None else bool(value)
+
+
+def _sweep(row: sqlite3.Row) -> Sweep:
+    values = dict(row)
+    counts = {state.value: values.pop(state.value.lower()) for state in State}
+    values.pop("planned")
+    return Sweep(
+        **{
+            **values,
+            "folder": path(row["folder"]),
+            "root": path(row["root"]),
+            "cwd": path(row["cwd"]),
+            "command": _list(row["command"]),
+            "git_dirty": _flag(row["git_dirty"]),
+            "counts": counts,
+        }
+    )
+
+
+def _batch(row: sqlite3.Row, agent: sqlite3.Row | None) -> Batch:
+    values = {**dict(row), "log_folder": path(row["log_folder"]), "share_runs": _flag(row["share_runs"])}
+    if agent is not None:
+        values |= {name: agent[name] for name in ("restart", "host", "ends_at", "heartbeat_at")}
+        values["agent_pid"] = agent["pid"]
+    return Batch(**values)
+
+
+def _run(row: sqlite3.Row) -> Run:
+    values = {**dict(row), "overrides": _list(row["overrides"])}
+    return Run(**{**values, "folder": path(row["folder"]), "log": path(row["log"])})

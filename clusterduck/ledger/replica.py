@@ -1,0 +1,299 @@
+"""A host's own working copy of the ledger: an SQLite file in its temporary folder, folded forward by whoever looks.
+
+It can be rebuilt from the journals at any time. So a file that is damaged or somebody else's is thrown away and folded
+anew, and one that was deleted under one's feet is opened anew.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from clusterduck.errors import JournalError, LedgerError, UnsafePathError
+from clusterduck.ledger import schema, times
+from clusterduck.ledger.fold import fold_journal, immediate
+from clusterduck.ledger.tables import storable
+from clusterduck.paths import LedgerPaths, SweepPaths, make_private_folder, require_own
+
+NAME = "replica.db"
+
+#: How long a process waits for another's transaction, in seconds. Transactions take hundredths of one.
+BUSY_S = 30.0
+
+#: A sweep without a living batch is looked at again after this part of the time since its last event,
+#: and at the latest after so many seconds.
+RARELY = 1 / 60
+RAREST_S = 600.0
+
+#: A replica up to this size, in bytes, is checked whole when it is opened (a few milliseconds per megabyte).
+CHECKED_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class FoldReport:
+    """What catching up brought.
+
+    Attributes:
+        events: how many events were folded by this process.
+        journals: how many journals were opened.
+        problems: sentences on journals that were left alone.
+        more: whether time ran out before everything was folded.
+        seconds: how long it took.
+    """
+
+    events: int = 0
+    journals: int = 0
+    problems: tuple[str, ...] = ()
+    more: bool = False
+    seconds: float = 0.0
+
+
+class Replica:
+    """The open replica of one ledger.
+
+    Attributes:
+        ledger: the ledger's path.
+        path: the replica's own file.
+        connection: in WAL mode and autocommit; may be replaced by :meth:`catch_up`, so ask for it each time.
+    """
+
+    def __init__(self, ledger: Path, clock: Callable[[], float]) -> None:
+        self.ledger = Path(os.path.abspath(ledger))
+        self.path = LedgerPaths(self.ledger).replica_folder / NAME
+        self._clock = clock
+        self.connection = self._open()
+
+    @classmethod
+    def open(cls, ledger: Path, clock: Callable[[], float] = time.time) -> Replica:
+        """Open the replica of ``ledger`` on this host, made and filled with its tables if need be.
+
+        Raises:
+            LedgerError: if it cannot be used, or a newer clusterduck made it.
+            UnsafePathError: if somebody else owns, or could write, its folder.
+        """
+        return cls(ledger, clock)
+
+    def __enter__(self) -> Replica:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.connection.close()
+
+    def catch_up(self, budget_s: float | None = None, look_at: Collection[str] = ()) -> FoldReport:
+        """Fold what the journals of all sweeps say and the replica does not know yet. Safe in many processes at once.
+
+        Args:
+            budget_s: stop after about so many seconds, and say so by ``more``.
+            look_at: sweeps to look at in any case; others are looked at more rarely the longer they have been quiet.
+
+        Raises:
+            LedgerError: if the replica cannot be used.
+        """
+        if self._is_replaced():
+            self._reopen()
+        try:
+            return self._catch_up(budget_s, look_at)
+        except sqlite3.Error as error:
+            if not self._is_replaced() and not _is_damage(error):
+                raise _unusable(self.path, error) from error
+            self.recover()
+        try:
+            return self._catch_up(budget_s, look_at)
+        except sqlite3.Error as error:
+            raise _unusable(self.path, error) from error
+
+    def recover(self) -> None:
+        """Open the file anew; if it is damaged, begin a new one. For callers who met an ``sqlite3.DatabaseError``."""
+        damaged = not self._is_replaced()
+        self.connection.close()
+        if damaged:
+            with self._locked():
+                _discard(self.path)
+        self.connection = self._open()
+
+    # --- opening
+
+    def _open(self) -> sqlite3.Connection:
+        folder = self.path.parent
+        try:
+            make_private_folder(folder.parent)
+            make_private_folder(folder)
+            with self._locked():
+                try:
+                    return self._connect()
+                except sqlite3.DatabaseError as error:
+                    if not _is_damage(error):
+                        raise
+                _discard(self.path)
+                return self._connect()
+        except (OSError, sqlite3.Error) as error:
+            raise _unusable(self.path, error) from error
+
+    def _connect(self) -> sqlite3.Connection:
+        """Open the file, or make it; the caller holds the lock.
+
+        Raises:
+            sqlite3.DatabaseError: if it is damaged, another ledger's, or something else altogether.
+            LedgerError: if a newer clusterduck made it.
+        """
+        if not self.path.exists() or os.lstat(self.path).st_size == 0:
+            _discard(self.path)  # what an emptied file's log holds belongs to no file any more
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        require_own(self.path)
+        info = os.lstat(self.path)
+        connection = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute("PRAGMA wal_autocheckpoint = 4000")  # pages: a bulk fold goes over each page less often
+            schema.migrate(connection, self.path)
+            self._check(connection, info.st_size)
+        except BaseException:
+            connection.close()
+            raise
+        self._identity = (info.st_dev, info.st_ino)
+        return connection
+
+    def _check(self, connection: sqlite3.Connection, size: int) -> None:
+        owner = schema.get_meta(connection, "ledger")
+        name = storable(str(self.ledger))
+        if owner is None:
+            schema.set_meta(connection, "ledger", name)
+        elif owner != name:
+            raise sqlite3.DatabaseError("the replica is another ledger's")
+        if size <= CHECKED_BYTES:
+            answer = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if answer != "ok":
+                raise sqlite3.DatabaseError(str(answer))
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Only one process at a time opens or throws away the replica. The folder is this host's, so its locks work."""
+        fd = os.open(self.path.parent / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+    def _is_replaced(self) -> bool:
+        try:
+            info = os.lstat(self.path)
+        except FileNotFoundError:
+            return True
+        return (info.st_dev, info.st_ino) != self._identity
+
+    def _reopen(self) -> None:
+        self.connection.close()
+        self.connection = self._open()
+
+    # --- catching up
+
+    def _catch_up(self, budget_s: float | None, look_at: Collection[str]) -> FoldReport:
+        start = time.monotonic()
+
+        def is_time_up() -> bool:
+            return budget_s is not None and time.monotonic() - start >= budget_s
+
+        events = journals = 0
+        problems: list[str] = []
+        more = False
+        for sweep, root, is_noted in self._sweeps_to_visit(look_at):
+            try:
+                require_own(root)
+                paths = SweepPaths(root).journals()
+            except FileNotFoundError:
+                continue  # the sweep's folder was deleted; what the ledger knows of it stays
+            except (OSError, UnsafePathError) as error:
+                problems.append(str(error))
+                continue
+            closed = self._closed_journals(sweep)
+            for path in paths:
+                if f"{sweep}/{path.relative_to(root)}" in closed:
+                    continue
+                journals += 1
+                try:
+                    folded = fold_journal(self.connection, sweep, root, path, clock=self._clock, is_time_up=is_time_up)
+                except (OSError, JournalError) as error:
+                    problems.append(str(error))
+                    continue
+                events += folded.events
+                more = more or folded.more
+                if is_time_up():
+                    break
+            if is_time_up():
+                more = True
+                break
+            if is_noted:
+                self._note_visit(sweep)
+        return FoldReport(events, journals, tuple(problems), more, time.monotonic() - start)
+
+    def _sweeps_to_visit(self, look_at: Collection[str]) -> list[tuple[str, Path, bool]]:
+        """The sweeps to look at now, those first that were looked at longest ago, and whether to note the visit."""
+        known = {
+            row[0]: row[1:]
+            for row in self.connection.execute(
+                "SELECT sweep.id, root, visited_at, last_event_at, EXISTS "
+                "(SELECT 1 FROM batch WHERE batch.sweep = sweep.id AND batch.state IN ('PENDING', 'RUNNING')) "
+                "FROM sweep LEFT JOIN visit ON visit.sweep = sweep.id"
+            ).fetchall()
+        }
+        now = self._clock()
+        due = []
+        for sweep, root in LedgerPaths(self.ledger).sweep_roots().items():
+            known_root, visited_at, last_event_at, is_alive = known.get(sweep, (None, None, None, False))
+            if known_root is not None and known_root != storable(str(root)):
+                self._note_root(sweep, root)
+            if visited_at is not None and last_event_at is not None and not is_alive and sweep not in look_at:
+                quiet_s = now - times.to_seconds(last_event_at)
+                if 0 <= now - times.to_seconds(visited_at) < min(quiet_s * RARELY, RAREST_S):
+                    continue
+            due.append((visited_at or "", sweep, root, not is_alive or visited_at is None))
+        return [(sweep, root, is_noted) for _, sweep, root, is_noted in sorted(due)]
+
+    def _note_root(self, sweep: str, root: Path) -> None:
+        """The sweep's folder was moved, and the file that says where it is was mended."""
+        with immediate(self.connection):
+            names = storable(str(root.parent.parent)), storable(str(root)), sweep
+            self.connection.execute("UPDATE sweep SET folder = ?, root = ? WHERE id = ?", names)
+
+    def _closed_journals(self, sweep: str) -> set[str]:
+        found = self.connection.execute("SELECT path FROM journal WHERE sweep = ? AND closed = 1", (sweep,)).fetchall()
+        return {row[0] for row in found}
+
+    def _note_visit(self, sweep: str) -> None:
+        with immediate(self.connection):
+            self.connection.execute(
+                "INSERT INTO visit(sweep, visited_at) VALUES (?, ?) "
+                "ON CONFLICT(sweep) DO UPDATE SET visited_at = excluded.visited_at",
+                (sweep, times.to_text(self._clock())),
+            )
+
+
+def _discard(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether an error says that the file is not a sound replica (and not that it is busy, or the disk full)."""
+    if isinstance(error, sqlite3.OperationalError):
+        return str(error).startswith(("no such ", "table ", "disk I/O error"))
+    return type(error) is sqlite3.DatabaseError
+
+
+def _unusable(path: Path, error: Exception) -> LedgerError:
+    return LedgerError(
+        f"The replica {path} cannot be used: {error}. It is only a working copy: delete it, or let TMPDIR "
+        f"name a folder on a local disk with room."
+    )

@@ -1,0 +1,137 @@
+"""How facts make states: pure functions, so that the same facts give the same rows, whatever order they came in.
+
+An agent's own word outranks all else. What others concluded (``Closing``) holds for an agent only if that agent was
+not heard of after it; so a job that was called dead too early, or that Slurm started again, comes back to life by
+itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from clusterduck.events import AttemptEnded
+from clusterduck.ledger import times
+from clusterduck.ledger.rows import TOLD_BY_AGENT, AgentRow, AttemptRow, BatchRow, RunRow
+from clusterduck.model import State
+
+#: An agent that is heard of this long after somebody declared its job over shows that the job was not over, in seconds.
+#: Must exceed what two hosts' clocks may differ by.
+CLOCK_SLACK_S = 60.0
+
+
+class Closing(NamedTuple):
+    """Somebody's conclusion that a job, or runs that never started, are over."""
+
+    at: str
+    state: str
+    reason: str | None
+
+
+def agent_end(agent: AgentRow, closings: Iterable[Closing], agents: Iterable[AgentRow]) -> Closing | None:
+    """How an agent that did not say itself that it ended came to its end, or None if it lives as far as is known.
+
+    Args:
+        agent: the agent.
+        closings: what was concluded of its batch.
+        agents: all agents of its batch; a later restart shows that this one is gone.
+    """
+    ends = list(closings)
+    later = [(a.started_at, a.restart) for a in agents if a.restart > agent.restart and a.started_at is not None]
+    if later:
+        at, restart = min(later)
+        ends.append(
+            Closing(
+                at,
+                State.NODE_FAIL.value,
+                f"The job was started again (restart {restart}), and the agent before it never said how it ended.",
+            )
+        )
+    return _first_not_outlived(ends, agent.seen_at)
+
+
+def settle_batch(batch: BatchRow, agents: Sequence[AgentRow], closings: Iterable[Closing]) -> None:
+    """Set how a batch stands: by the agents of its last restart, and by what was concluded of it."""
+    restart = max((agent.restart for agent in agents), default=0)
+    current = [agent for agent in agents if agent.restart == restart]
+    batch.started_at = min((agent.started_at for agent in current if agent.started_at is not None), default=None)
+    batch.reason = batch.ended_at = None
+    ended = [agent for agent in current if agent.exit_code is not None]
+    if current and len(ended) == len(current) and len(ended) >= (batch.nodes or 1):
+        batch.ended_at = max(agent.ended_at or "" for agent in ended)
+        failed = sorted((agent for agent in ended if agent.exit_code != 0), key=lambda agent: agent.node)
+        batch.state = failed[0].state if failed else State.COMPLETED.value
+        batch.reason = failed[0].reason if failed else None
+        return
+    closing = _first_not_outlived(closings, max((agent.seen_at or "" for agent in current), default=None))
+    if closing is not None:
+        batch.ended_at, batch.state, batch.reason = closing
+    else:
+        batch.state = State.RUNNING.value if current else State.PENDING.value
+
+
+def is_told_better(event: AttemptEnded, attempt: AttemptRow) -> bool:
+    """Whether what somebody found out of an attempt's end replaces what is known of it.
+
+    Its agent's own word outranks all else; then what its result file tells; then the first conclusion.
+    """
+    if attempt.reported == TOLD_BY_AGENT:
+        return False
+    if attempt.reported == 0:
+        return True
+    new = (event.result is None, times.to_text(event.time), event.state, event.reason)
+    return new < (attempt.result is None, attempt.ended_at or "", attempt.state, attempt.reason or "")
+
+
+def settle_attempt(attempt: AttemptRow, agent: AgentRow) -> None:
+    """Set how an attempt stands whose end its agent has not reported."""
+    if agent.exit_code is not None:
+        attempt.state = State.FAILED.value
+        attempt.reason = "The agent ended without a word on how this run ended."
+        attempt.ended_at = agent.ended_at
+    else:
+        attempt.state, attempt.reason, attempt.ended_at = agent.state, agent.reason, agent.ended_at
+
+
+def settle_run(run: RunRow, attempt: AttemptRow) -> None:
+    """Give a run what its highest attempt says; a lower one changes nothing."""
+    if attempt.number < run.attempt:
+        return
+    run.attempt = attempt.number
+    run.batch = attempt.batch
+    run.state = attempt.state
+    run.reason = attempt.reason
+    run.return_value = attempt.return_value
+    run.return_number = number_in(attempt.return_value)
+    run.started_at = attempt.started_at
+    run.ended_at = attempt.ended_at
+    run.duration_s = attempt.duration_s
+    run.host = attempt.host
+    run.slot = attempt.slot
+    run.folder = attempt.folder
+    run.log = attempt.log
+    run.exception_type = attempt.exception_type
+
+
+def close_unstarted(run: RunRow, closing: Closing) -> None:
+    """End a run that never started; of several conclusions the first counts."""
+    if run.attempt == 0:
+        before = None if run.ended_at is None else (run.ended_at, run.state, run.reason or "")
+        if before is None or (closing.at, closing.state, closing.reason or "") < before:
+            run.ended_at, run.state, run.reason = closing
+
+
+def number_in(return_value: str | None) -> float | None:
+    """A return value (JSON text) as a number to sort by, or None if it is none."""
+    if not return_value or return_value[0] not in "-0123456789":
+        return None
+    try:
+        return float(return_value)
+    except ValueError:
+        return None
+
+
+def _first_not_outlived(closings: Iterable[Closing], seen_at: str | None) -> Closing | None:
+    seen = times.to_seconds(seen_at) if seen_at else float("-inf")
+    holding = [c for c in closings if times.to_seconds(c.at) + CLOCK_SLACK_S >= seen]
+    return min(holding, key=lambda c: (c.at, c.state, c.reason or ""), default=None)

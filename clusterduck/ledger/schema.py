@@ -1,0 +1,189 @@
+"""The ledger's tables, how an older file is brought up to date, and how a newer one is refused.
+
+Each schema version is one step that sqlite-utils applies; all of them run in one ``BEGIN IMMEDIATE`` transaction, so
+that any number of processes may start on a new file at once.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from clusterduck.errors import LedgerError
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+#: Stands in every file of ours at the place SQLite keeps for it ("cldk").
+APPLICATION_ID = 0x636C646B
+
+Step = Callable[["Database"], None]
+
+
+def _first_tables(db: Database) -> None:
+    keyed: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+        "sweep": (
+            ("id",),
+            {"id": str, "folder": str, "root": str, "job_name": str, "user": str, "host": str, "cwd": str}
+            | {"command": str, "launcher": str, "created_at": str, "launches": int}
+            | {"git_commit": str, "git_dirty": int, "runs": int, "planned": int}
+            | {"pending": int, "running": int, "completed": int, "failed": int, "cancelled": int}
+            | {"timeout": int, "out_of_memory": int, "node_fail": int, "preempted": int},
+        ),
+        "launch": (
+            ("sweep", "number"),
+            {"sweep": str, "number": int, "started_at": str, "ended_at": str, "job_name": str, "user": str}
+            | {"host": str, "pid": int, "cwd": str, "command": str, "launcher": str, "settings": str}
+            | {"python": str, "versions": str, "git_commit": str, "git_dirty": int},
+        ),
+        "batch": (
+            ("sweep", "id"),
+            {"sweep": str, "id": str, "launch": int, "first_run": int, "stop_run": int, "nodes": int}
+            | {"slots_per_node": int, "share_runs": int, "cluster": str, "job_id": str, "submit_host": str}
+            | {"log_folder": str, "planned_at": str, "submitted_at": str, "state": str, "reason": str}
+            | {"started_at": str, "ended_at": str},
+        ),
+        "agent": (
+            ("sweep", "batch", "restart", "node"),
+            {"sweep": str, "batch": str, "restart": int, "node": int, "host": str, "pid": int, "cluster": str}
+            | {"job_id": str, "slots": int, "busy": int, "started_at": str, "ends_at": str, "heartbeat_at": str}
+            | {"seen_at": str, "state": str, "reason": str, "exit_code": int, "ended_at": str},
+        ),
+        "run": (
+            ("sweep", "number"),
+            {"sweep": str, "number": int, "launch": int, "batch": str, "overrides": str, "state": str}
+            | {"attempt": int, "reason": str, "return_value": str, "return_number": float, "started_at": str}
+            | {"ended_at": str, "duration_s": float, "host": str, "slot": int, "folder": str, "log": str}
+            | {"exception_type": str},
+        ),
+        "attempt": (
+            ("sweep", "run", "number"),
+            {"sweep": str, "run": int, "number": int, "batch": str, "restart": int, "node": int, "slot": int}
+            | {"host": str, "pid": int, "cpus": str, "gpus": str, "state": str, "reason": str, "exit_code": int}
+            | {"signal": int, "exception_type": str, "exception_message": str, "traceback": str}
+            | {"return_value": str, "started_at": str, "ended_at": str, "duration_s": float}
+            | {"peak_memory_bytes": int, "cpu_time_s": float, "folder": str, "log": str, "result": str}
+            | {"git_commit": str, "git_dirty": int, "spawned_at": str, "reported": int},
+        ),
+    }
+    for name, (key, columns) in keyed.items():
+        db.table(name).create(columns, pk=key if len(key) > 1 else key[0])
+    compact: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+        "slot": (
+            ("sweep", "batch", "restart", "node", "slot"),
+            {"sweep": str, "batch": str, "restart": int, "node": int, "slot": int, "host": str, "cpus": str}
+            | {"gpus": str, "run": int, "attempt": int, "since": str},
+        ),
+        "sample": (
+            ("sweep", "batch", "restart", "node", "slot", "taken_at"),
+            {"sweep": str, "batch": str, "restart": int, "node": int, "slot": int, "taken_at": str}
+            | {"cpu_percent": float, "memory_bytes": int, "gpu_percent": float, "gpu_memory_bytes": int},
+        ),
+        "act": (
+            ("id",),
+            {"id": str, "sweep": str, "kind": str, "batch": str, "run": int, "attempt": int, "job_id": str}
+            | {"user": str, "host": str, "at": str, "state": str, "reason": str, "detail": str},
+        ),
+        "override_key": (
+            ("sweep", "key"),
+            {"sweep": str, "key": str, "runs": int, "smallest": str, "largest": str, "position": int},
+        ),
+        "journal": (
+            ("path",),
+            {"path": str, "sweep": str, "offset": int, "bad_at": int, "bad_until": int, "bad_since": str}
+            | {"closed": int},
+        ),
+        "visit": (("sweep",), {"sweep": str, "visited_at": str, "last_event_at": str}),
+        "meta": (("key",), {"key": str, "value": str}),
+    }
+    for name, (key, columns) in compact.items():
+        sql = db.create_table_sql(name, columns, pk=key if len(key) > 1 else key[0])
+        db.execute(sql.rstrip().rstrip(";") + " WITHOUT ROWID")
+    for index in (
+        "run_by_state ON run(sweep, state, number)",
+        "run_by_ended ON run(sweep, ended_at, number) WHERE ended_at IS NOT NULL",
+        "run_by_duration ON run(sweep, duration_s, number) WHERE duration_s IS NOT NULL",
+        "run_by_return ON run(sweep, return_number, number) WHERE return_number IS NOT NULL",
+        "attempt_open ON attempt(sweep, batch, restart, node, slot) WHERE reported = 0",
+        "batch_alive ON batch(sweep) WHERE state IN ('PENDING', 'RUNNING')",
+        "agent_alive ON agent(sweep, batch) WHERE state = 'RUNNING'",
+        "act_by_sweep ON act(sweep, kind, batch)",
+        "journal_by_sweep ON journal(sweep)",
+    ):
+        db.execute(f"CREATE INDEX {index}")
+    db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+
+
+#: Schema version n is what the first n steps make.
+STEPS: tuple[Step, ...] = (_first_tables,)
+
+
+def version(connection: sqlite3.Connection) -> int:
+    """The schema version of the open file; 0 for an empty one.
+
+    Raises:
+        sqlite3.DatabaseError: if it is no SQLite database, a damaged one, or one of somebody else's.
+    """
+    if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+            return 0
+        raise sqlite3.DatabaseError("it holds something else than a clusterduck ledger")
+    return int(get_meta(connection, "schema_version") or 0)
+
+
+def require_readable(found: int, what: object, steps: Sequence[Step] = STEPS) -> None:
+    """Refuse a schema that a newer clusterduck made.
+
+    Raises:
+        LedgerError: if so.
+    """
+    if found > len(steps):
+        raise LedgerError(
+            f"{what} was made by a newer clusterduck (schema version {found}, this one knows up to {len(steps)}): "
+            f"upgrade clusterduck here. Nothing was changed."
+        )
+
+
+def migrate(connection: sqlite3.Connection, what: object, steps: Sequence[Step] = STEPS) -> None:
+    """Bring the open file to the newest schema. Safe in any number of processes at once.
+
+    Args:
+        connection: in autocommit mode (``isolation_level=None``).
+        what: names the file in errors.
+        steps: the schema's history.
+
+    Raises:
+        LedgerError: if a newer version made the file.
+        sqlite3.DatabaseError: as :func:`version`.
+    """
+    found = version(connection)
+    require_readable(found, what, steps)
+    if found == len(steps):
+        return
+    from sqlite_utils import Database, Migrations  # 0.2 s to import, and seldom needed
+
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if version(connection) < len(steps):  # else another process was faster
+            migrations = Migrations("clusterduck")
+            for step in steps:
+                migrations()(step)
+            migrations.apply(Database(connection, recursive_triggers=False))
+            set_meta(connection, "schema_version", len(steps))
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def get_meta(connection: sqlite3.Connection, key: str) -> str | None:
+    """A value of the ``meta`` table, or None where there is none."""
+    row = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def set_meta(connection: sqlite3.Connection, key: str, value: object) -> None:
+    """Write a value of the ``meta`` table."""
+    connection.execute("INSERT OR REPLACE INTO meta(key, value) VALUES (?, ?)", (key, str(value)))

@@ -1,0 +1,183 @@
+"""What a fold changes in one transaction: rows loaded when asked for, changed in memory, written back together."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from clusterduck.ledger.rows import AgentRow, AttemptRow, BatchRow, LaunchRow, RunRow, SlotRow
+
+Row = TypeVar("Row")
+
+#: Values in one SQL statement; SQLite takes at least 999.
+_AT_ONCE = 500
+
+AgentKey = tuple[str, int, int]  # batch, restart, node
+
+
+@dataclass(frozen=True)
+class _Statements:
+    select: str
+    select_where: str
+    upsert: str
+    values: Callable[[Any], tuple[Any, ...]]
+    key: Callable[[Any], Any]
+
+
+@cache
+def _statements(table: str, names: tuple[str, ...], key_size: int) -> _Statements:
+    key, rest = names[:key_size], names[key_size:]
+    select = " ".join(["SELECT", ", ".join(names), "FROM", table, "WHERE sweep = ? AND "])
+    into = f"{table}(sweep, {', '.join(names)}) VALUES ({', '.join('?' * (len(names) + 1))})"
+    conflict = f"ON CONFLICT(sweep, {', '.join(key)}) DO UPDATE SET "
+    return _Statements(
+        select=select + " AND ".join(f"{name} = ?" for name in key),
+        select_where=select,
+        upsert=" ".join(["INSERT INTO", into, conflict]) + ", ".join(f"{name} = excluded.{name}" for name in rest),
+        values=attrgetter(*names),
+        key=attrgetter(*key),
+    )
+
+
+class Table(Generic[Row]):
+    """One table's rows of one sweep, as they stand in this transaction."""
+
+    def __init__(
+        self, connection: sqlite3.Connection, sweep: str, name: str, row_type: type[Row], key_size: int
+    ) -> None:
+        self._connection = connection
+        self._sweep = sweep
+        self._type = row_type
+        row_class: Any = row_type
+        self._sql = _statements(name, tuple(column.name for column in fields(row_class)), key_size)
+        self._single = key_size == 1
+        self._rows: dict[Any, Row] = {}
+        self._changed: dict[Any, Row] = {}
+        self._fresh: set[Any] = set()
+        self._absent: set[Any] = set()  # keys that were looked for in vain
+
+    def get(self, *key: Any) -> Row | None:
+        """The row with this key, if there is one."""
+        index = key[0] if self._single else key
+        row = self._rows.get(index)
+        if row is None and index not in self._absent:
+            found = self._connection.execute(self._sql.select, (self._sweep, *key)).fetchone()
+            if found is not None:
+                row = self._rows[index] = self._type(*found)
+        return row
+
+    def change(self, *key: Any) -> Row:
+        """The row with this key, to be written back; a new one that knows nothing but its key if there was none."""
+        index = key[0] if self._single else key
+        row = self._changed.get(index)
+        if row is None:
+            row = self.get(*key)
+            if row is None:
+                row = self._rows[index] = self._type(*key)
+                self._fresh.add(index)
+            self._changed[index] = row
+        return row
+
+    def reset(self, *key: Any) -> Row:
+        """Forget all that is known of a row but its key."""
+        index = key[0] if self._single else key
+        row = self._rows[index] = self._changed[index] = self._type(*key)
+        return row
+
+    def load(self, column: str, values: Collection[int], keys: Iterable[Any]) -> None:
+        """Read many rows at once, because one by one takes several times as long.
+
+        Args:
+            column: a column of numbers.
+            values: what it is to hold.
+            keys: the keys that are looked for among these rows.
+        """
+        numbers = list(values)
+        for begin in range(0, len(numbers), _AT_ONCE):
+            part = numbers[begin : begin + _AT_ONCE]
+            sql = self._sql.select_where + f"{column} IN ({','.join('?' * len(part))})"
+            for found in self._connection.execute(sql, (self._sweep, *part)).fetchall():
+                row = self._type(*found)
+                self._rows.setdefault(self._sql.key(row), row)
+        self._absent.update(key for key in keys if key not in self._rows)
+
+    def where(self, condition: str, parameters: Sequence[Any], among: Callable[[Row], bool]) -> list[Row]:
+        """All rows that match a condition, given as SQL on the columns and, for rows in memory, in Python."""
+        sql = self._sql.select_where + condition
+        for found in self._connection.execute(sql, (self._sweep, *parameters)).fetchall():
+            row = self._type(*found)
+            self._rows.setdefault(self._sql.key(row), row)
+        return [row for row in self._rows.values() if among(row)]
+
+    def changed(self) -> list[Row]:
+        """The rows to be written back."""
+        return list(self._changed.values())
+
+    def is_new(self, *key: Any) -> bool:
+        """Whether this transaction made the row."""
+        return (key[0] if self._single else key) in self._fresh
+
+    def write(self) -> None:
+        """Write the changed rows back."""
+        values = self._sql.values
+        rows = [(self._sweep, *values(row)) for row in self._changed.values()]
+        write_rows(self._connection, self._sql.upsert, rows)
+        self._changed = {}
+
+
+class Changes:
+    """All that one stretch of one journal changes."""
+
+    def __init__(self, connection: sqlite3.Connection, sweep: str, root: Path) -> None:
+        self.connection = connection
+        self.sweep = sweep
+        self.root = root
+        self.launches = Table(connection, sweep, "launch", LaunchRow, 1)
+        self.batches = Table(connection, sweep, "batch", BatchRow, 1)
+        self.agents = Table(connection, sweep, "agent", AgentRow, 3)
+        self.runs = Table(connection, sweep, "run", RunRow, 1)
+        self.attempts = Table(connection, sweep, "attempt", AttemptRow, 2)
+        self.slots = Table(connection, sweep, "slot", SlotRow, 4)
+        self.states_before: dict[int, str] = {}  # of the runs looked at
+        self.acts: list[tuple[Any, ...]] = []
+        self.closed_ranges: list[tuple[int, int]] = []  # of runs that will never start
+        self.homes: list[tuple[str, int, int]] = []  # batches planned: id, first run, stop
+        self.newly_planned = 0
+        self.keys: dict[str, tuple[int, str, str, int]] = {}  # override key: runs, smallest, largest value, position
+        self.samples: dict[tuple[str, int, int, int], list[tuple[Any, ...]]] = defaultdict(list)
+        self.unsettled: set[str] = set()  # batches of which something changed that others' states follow from
+        self.over: set[AgentKey] = set()  # agents whose end changed
+        self.placed: set[AgentKey] = set()  # agents whose host or slots became known
+        self.left: set[tuple[str, int, int, int]] = set()  # slots that turned out not to hold an attempt
+        self.latest: float = 0.0  # time of the latest event
+
+    def run(self, number: int) -> RunRow:
+        """A run's row, to be written back."""
+        row = self.runs.change(number)
+        if number not in self.states_before:
+            self.states_before[number] = row.state
+        return row
+
+
+def write_rows(connection: sqlite3.Connection, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """``executemany`` that stores also what is no Unicode text, such as half a character in a file's name.
+
+    ``sql`` must be such that executing it twice does no harm.
+    """
+    try:
+        connection.executemany(sql, rows)
+    except UnicodeEncodeError:
+        connection.executemany(
+            sql, [tuple(storable(value) if isinstance(value, str) else value for value in row) for row in rows]
+        )
+
+
+def storable(text: str) -> str:
+    """The text with each lone surrogate, which SQLite cannot store, written as ``\\udcxx``."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
