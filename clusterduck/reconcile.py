@@ -23,7 +23,7 @@ from clusterduck.errors import ClusterduckError
 from clusterduck.events import AttemptEnded, BatchClosed, Event
 from clusterduck.journal import JournalWriter
 from clusterduck.launch.processes import is_running
-from clusterduck.ledger import times
+from clusterduck.ledger import queries, times
 from clusterduck.model import AgentId, Attempt, State
 from clusterduck.paths import LedgerPaths, SweepPaths, require_own
 from clusterduck.queue import Claims
@@ -156,7 +156,7 @@ def live_batches(connection: sqlite3.Connection) -> list[LiveBatch]:
             LiveBatch(
                 sweep=sweep,
                 batch=batch,
-                root=root,
+                root=queries.path(root) or "",
                 cluster=cluster or "",
                 job_id=str(job_id),
                 host=host or "",

@@ -105,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, what: str, examples: list[str]
+    commands: argparse._SubParsersAction[_Parser], name: str, what: str, examples: list[str]
 ) -> argparse.ArgumentParser:
     title = "example" if len(examples) == 1 else "examples"
     command = commands.add_parser(

@@ -38,7 +38,7 @@ class Answer:
 
     exit_code: int
     lines: tuple[str, ...]
-    complaint: str  # stderr in one line
+    complaint: str  # the last line of stderr
 
 
 def run(command: str, arguments: Sequence[str], timeout_s: float = TIMEOUT_S) -> Answer:
@@ -64,7 +64,7 @@ def run(command: str, arguments: Sequence[str], timeout_s: float = TIMEOUT_S) ->
         output, errors = _read(process, command, timeout_s)
     finally:
         _end(process)
-    return Answer(process.returncode, clean(output), " ".join(clean(errors))[:500])
+    return Answer(process.returncode, clean(output), "".join(clean(errors)[-1:])[:300])
 
 
 def require(answer: Answer, command: str) -> Answer:
@@ -74,7 +74,8 @@ def require(answer: Answer, command: str) -> Answer:
         SlurmError: with the command's own words, if not.
     """
     if answer.exit_code != 0:
-        raise SlurmError(f"Slurm's command {command} failed: {answer.complaint or f'exit code {answer.exit_code}'}")
+        complaint = answer.complaint.rstrip(". ") or f"exit code {answer.exit_code}"
+        raise SlurmError(f"Slurm's command {command} failed: {complaint}.")
     return answer
 
 

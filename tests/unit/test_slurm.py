@@ -176,12 +176,13 @@ def test_a_command_that_prints_without_end_is_stopped(fake: Fake) -> None:
 
 
 def test_a_failing_command_is_one_sentence_with_its_own_words(fake: Fake) -> None:
-    fake("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; echo >&2; exit 1")
+    fake(
+        "squeue",
+        "echo 'squeue: error: fetch failed' >&2; echo 'slurm_load_jobs error: Unable to contact' >&2; echo >&2; exit 1",
+    )
     with pytest.raises(SlurmError) as caught:
         look_up({"1": None})
-    assert str(caught.value) == (
-        "Slurm's command squeue failed: slurm_load_jobs error: Unable to contact slurm controller"
-    )
+    assert str(caught.value) == ("Slurm's command squeue failed: slurm_load_jobs error: Unable to contact.")
 
 
 def test_an_absent_command_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

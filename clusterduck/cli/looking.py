@@ -1,0 +1,121 @@
+"""What every command that looks does first and last: fold what is new, ask about jobs, record dead ones, publish."""
+
+from __future__ import annotations
+
+import argparse
+import sqlite3
+import sys
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clusterduck.cli.output import narrate
+from clusterduck.errors import ClusterduckError, ConfigError, LedgerError, NotFoundError
+from clusterduck.ledger import queries
+from clusterduck.ledger.publish import publish
+from clusterduck.ledger.replica import Replica
+from clusterduck.paths import LedgerPaths, require_ledger
+from clusterduck.reconcile import close_dead_batches, live_batches, look_at_jobs
+from clusterduck.slurm.jobs import JobStatus
+
+#: Seconds to wait for somebody else who is publishing the ledger right now: what they publish is as good as ours.
+PUBLISH_WAIT_S = 1.0
+
+#: An agent that was not heard of for so many seconds may be dead.
+SILENT_S = 90.0
+
+
+@dataclass
+class View:
+    """The ledger as it is now, and what is known of the jobs of its live batches, by sweep and batch."""
+
+    ledger: Path
+    replica: Replica
+    jobs: dict[tuple[str, str], JobStatus] = field(default_factory=dict)
+    trouble: str | None = None  # one sentence, where Slurm could not be asked
+    _said: set[str] = field(default_factory=set)
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The replica, for queries; ask for it each time."""
+        return self.replica.connection
+
+    def catch_up(self, look_at: Collection[str] = ()) -> None:
+        """Fold what was written since, of these sweeps in any case."""
+        for problem in self.replica.catch_up(look_at=look_at).problems:
+            self._narrate_once(problem)
+
+    def look_at_jobs(self) -> None:
+        """Ask about the jobs of live batches, if there are any, and close those that are over; trouble is only said."""
+        if not live_batches(self.connection):
+            self.jobs = {}
+            return
+        outlook = look_at_jobs(self.ledger, self.replica)
+        self.jobs = outlook.jobs
+        self.trouble = outlook.trouble
+        try:
+            close_dead_batches(self.ledger, self.replica, outlook)
+        except (OSError, ClusterduckError) as error:
+            self._narrate_once(f"It could not be put on record that a job is over: {error}")
+
+    def narrate_trouble(self) -> None:
+        """Say that Slurm could not be asked, for commands that show how jobs stand."""
+        if self.trouble is not None:
+            self._narrate_once(self.trouble)
+
+    def sweep(self, token: str) -> str:
+        """The id of the sweep that ``token`` means, with all that is known of it folded.
+
+        Raises:
+            NotFoundError: if it means none, or several.
+        """
+        sweep = queries.resolve_sweep(self.connection, token)
+        self.catch_up([sweep])
+        return sweep
+
+    def run(self, text: str) -> tuple[str, int]:
+        """A run named ``<sweep>/<number>``: the sweep's id, and the number.
+
+        Raises:
+            ConfigError: if it is not of that form.
+            NotFoundError: if there is no such sweep.
+        """
+        token, slash, number = text.rpartition("/")
+        if not (slash and token and number.isascii() and number.isdigit() and len(number) < 10):
+            raise ConfigError(f"{text!r} does not name a run: write <sweep>/<number>, e.g. @last/7.")
+        return self.sweep(token), int(number)
+
+    def _narrate_once(self, sentence: str) -> None:
+        if sentence not in self._said:
+            self._said.add(sentence)
+            narrate(sentence)
+
+
+@contextmanager
+def opened(options: argparse.Namespace) -> Iterator[View]:
+    """The ledger that ``options`` name, caught up; published afterwards if this host knows more than the published one.
+
+    Raises:
+        NotFoundError: if there is no ledger.
+        LedgerError: if it cannot be used.
+    """
+    ledger = require_ledger(Path.cwd(), options.ledger)
+    if not LedgerPaths(ledger).sweeps.is_dir():
+        raise NotFoundError(
+            f"No sweeps are recorded beside {ledger}: {LedgerPaths(ledger).sweeps} is not there. "
+            "(A copy of a ledger can be read with sqlite3; clusterduck looks where sweeps write.)"
+        )
+    try:
+        with Replica.open(ledger) as replica:
+            view = View(ledger, replica)
+            view.catch_up()
+            view.look_at_jobs()
+            yield view
+            sys.stdout.flush()  # the reader has what was asked for before we go on
+            try:
+                publish(replica, ledger, wait_s=PUBLISH_WAIT_S)
+            except (OSError, LedgerError) as error:
+                narrate(str(error))
+    except sqlite3.Error as error:
+        raise LedgerError(f"The replica of {ledger} could not be read: {error}.") from error

@@ -1,0 +1,172 @@
+"""``clusterduck runs``: a row for each run, with the overrides that vary."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from clusterduck.cli.exit_codes import ExitCode
+from clusterduck.cli.looking import View, opened
+from clusterduck.cli.output import Output, narrate
+from clusterduck.cli.table import Column
+from clusterduck.cli.wording import duration, json_value, local_time, seconds_of, short
+from clusterduck.errors import ConfigError
+from clusterduck.ledger import queries
+from clusterduck.ledger.queries import SORTS, Filter, Run
+from clusterduck.model import FAILED_STATES, State
+
+#: What ``--sort`` calls the columns that the ledger sorts by; their own names do too.
+_SHORT = {"run": "number", "started": "started_at", "ended": "ended_at", "duration": "duration_s"}
+
+
+def execute(options: argparse.Namespace) -> ExitCode:
+    """Print the runs that ``options`` ask for."""
+    states = _states(options)
+    with opened(options) as view:
+        if options.sweep is None:
+            sweeps = [sweep.id for sweep in queries.sweeps(view.connection)]
+        else:
+            sweeps = [view.sweep(options.sweep)]
+        runs = _sorted_runs(view, sweeps, Filter(states=states), options)
+        output = Output()
+        if options.json:
+            output.json(row(run) for run in runs)
+        elif runs:
+            varying = queries.varying_keys(view.connection, sweeps[0]) if len(sweeps) == 1 else None
+            _print(output, view, runs, varying)
+        else:
+            narrate("no run matches" if sweeps else "no sweep was launched here yet")
+    return ExitCode.OK
+
+
+def row(run: Run) -> dict[str, Any]:
+    """A run for programs."""
+    return {
+        "run": f"{run.sweep}/{run.number}",
+        "sweep": run.sweep,
+        "number": run.number,
+        "state": run.state,
+        "attempt": run.attempt,
+        "reason": run.reason,
+        "overrides": run.overrides,
+        "return_value": json_value(run.return_value),
+        "exception_type": run.exception_type,
+        "started_at": run.started_at,
+        "ended_at": run.ended_at,
+        "duration_s": run.duration_s,
+        "host": run.host,
+        "slot": run.slot,
+        "launch": run.launch,
+        "batch": run.batch,
+        "folder": run.folder,
+        "log": run.log,
+    }
+
+
+def elapsed(started_at: str | None, duration_s: float | None) -> str:
+    """How long something took, or has been going on."""
+    started = seconds_of(started_at)
+    if duration_s is None and started is not None:
+        duration_s = time.time() - started
+    return duration(duration_s)
+
+
+def _states(options: argparse.Namespace) -> list[str]:
+    """The states asked for; all if none was."""
+    states = []
+    for text in options.state:
+        try:
+            states.append(State(text.upper()).value)
+        except ValueError:
+            raise ConfigError(f"{text!r} is no state; the states are {', '.join(State)}.") from None
+    if options.failed:
+        states += [state.value for state in FAILED_STATES]
+    return list(dict.fromkeys(states))
+
+
+def _sorted_runs(view: View, sweeps: Sequence[str], matching: Filter, options: argparse.Namespace) -> list[Run]:
+    """The runs in the order asked for, at most as many as asked for; sorted by the ledger wherever it can."""
+    sort = _SHORT.get(options.sort, options.sort)
+    if sort in SORTS:
+        found = [
+            run
+            for sweep in sweeps
+            for run in queries.runs(
+                view.connection, sweep, matching, sort=sort, descending=options.reverse, limit=options.limit
+            )
+        ]
+        if sort == "number" or len(sweeps) < 2:  # sweeps in their order, the newest first
+            return found[: options.limit]
+    else:
+        found = [run for sweep in sweeps for run in queries.runs(view.connection, sweep, matching)]
+    return in_order(found, _key(sort, found), options.reverse)[: options.limit]
+
+
+def _key(sort: str, runs: Sequence[Run]) -> Callable[[Run], Any]:
+    """What to sort by: a column, or the value of an override.
+
+    Raises:
+        ConfigError: if no run has such a column or override.
+    """
+    if sort in SORTS:
+        column = SORTS[sort]
+        return lambda run: getattr(run, column)
+    if sort == "reason":
+        return lambda run: run.reason
+    texts = [run.override_values.get(sort) for run in runs]
+    if runs and not any(text is not None for text in texts):
+        raise ConfigError(
+            f"Runs cannot be sorted by {sort!r}: by run, state, attempt, return_value, started, ended, duration, host, "
+            "reason, or the key of one of their overrides they can."
+        )
+    if all(text is None or _number(text) is not None for text in texts):
+        return lambda run: _number(run.override_values.get(sort))
+    return lambda run: run.override_values.get(sort)
+
+
+def in_order(runs: Sequence[Run], key: Callable[[Run], Any], reverse: bool) -> list[Run]:
+    """The runs sorted by ``key``; those without a value come last either way."""
+    with_value = [run for run in runs if key(run) is not None]
+    return sorted(with_value, key=key, reverse=reverse) + [run for run in runs if key(run) is None]
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None
+
+
+def _print(output: Output, view: View, runs: Sequence[Run], varying: Sequence[str] | None) -> None:
+    """A table; the overrides that vary are a column each, or one for all where runs of several sweeps are listed."""
+    keys = {} if varying is not None else _varying_of(view, runs)
+    columns = [Column("run"), Column("state", state=True), Column("attempt", right=True)]
+    columns += [Column("overrides")] if varying is None else [Column(key) for key in varying]
+    columns += [Column("result", right=True), Column("duration", right=True), Column("ended"), Column("reason")]
+    rows = []
+    for run in runs:
+        values = run.override_values
+        if varying is None:
+            cells = [" ".join(f"{key}={values[key]}" for key in keys[run.sweep] if key in values)]
+        else:
+            cells = [values.get(key, "") for key in varying]
+        rows.append(
+            [
+                f"{run.sweep}/{run.number}",
+                run.state,
+                str(run.attempt) if run.attempt > 1 else "",
+                *cells,
+                short(json_value(run.return_value)),
+                elapsed(run.started_at, run.duration_s),
+                local_time(run.ended_at),
+                run.reason or "",
+            ]
+        )
+    output.table(columns, rows)
+
+
+def _varying_of(view: View, runs: Sequence[Run]) -> dict[str, list[str]]:
+    sweeps = dict.fromkeys(run.sweep for run in runs)
+    return {sweep: queries.varying_keys(view.connection, sweep) for sweep in sweeps}

@@ -1,0 +1,115 @@
+"""``clusterduck show``: everything about one run."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from typing import Any
+
+from clusterduck.cli import runs
+from clusterduck.cli.exit_codes import ExitCode
+from clusterduck.cli.looking import opened
+from clusterduck.cli.output import Output
+from clusterduck.cli.wording import duration, ids, json_value, local_time, short, size, visible_lines
+from clusterduck.ledger import queries
+from clusterduck.ledger.queries import AttemptInfo, Run
+from clusterduck.model import State
+
+
+def execute(options: argparse.Namespace) -> ExitCode:
+    """Print the run that ``options`` name."""
+    with opened(options) as view:
+        sweep, number = view.run(options.run)
+        run = queries.run(view.connection, sweep, number)
+        attempts = queries.attempts(view.connection, sweep, number)
+        output = Output()
+        if options.json:
+            output.json([{**runs.row(run), "attempts": [_row(attempt) for attempt in attempts]}])
+        else:
+            _print_run(output, run)
+            for attempt in reversed(attempts):
+                _print_attempt(output, attempt)
+    return ExitCode.OK
+
+
+def _row(attempt: AttemptInfo) -> dict[str, Any]:
+    """An attempt for programs."""
+    return {
+        "attempt": attempt.number,
+        "state": attempt.state,
+        "reason": attempt.reason,
+        "exit_code": attempt.exit_code,
+        "signal": attempt.signal,
+        "exception_type": attempt.exception_type,
+        "exception_message": attempt.exception_message,
+        "traceback": attempt.traceback,
+        "return_value": json_value(attempt.return_value),
+        "started_at": attempt.started_at,
+        "ended_at": attempt.ended_at,
+        "duration_s": attempt.duration_s,
+        "host": attempt.host,
+        "pid": attempt.pid,
+        "batch": attempt.batch,
+        "restart": attempt.restart,
+        "node": attempt.node,
+        "slot": attempt.slot,
+        "cpus": attempt.cpus,
+        "gpus": attempt.gpus,
+        "peak_memory_bytes": attempt.peak_memory_bytes,
+        "cpu_time_s": attempt.cpu_time_s,
+        "folder": attempt.folder,
+        "log": attempt.log,
+        "result": attempt.result,
+        "git_commit": attempt.git_commit,
+        "git_dirty": attempt.git_dirty,
+    }
+
+
+def _print_run(output: Output, run: Run) -> None:
+    output.line(f"run        {run.sweep}/{run.number}")
+    output.lines([f"state      {output.state(run.state)}"])
+    _field(output, "reason", run.reason)
+    _field(output, "returned", short(json_value(run.return_value), places=17))
+    for position, override in enumerate(run.overrides):
+        output.line(f"{'' if position else 'overrides':<9}  {override}")
+    if run.attempt == 0:
+        _field(output, "waits for", None if run.batch is None or State(run.state).is_terminal else f"batch {run.batch}")
+
+
+def _print_attempt(output: Output, attempt: AttemptInfo) -> None:
+    output.line()
+    output.lines([f"attempt {attempt.number}  {output.state(attempt.state)}"])
+    started = local_time(attempt.started_at)
+    took = runs.elapsed(attempt.started_at, attempt.duration_s)
+    _field(output, "reason", attempt.reason)
+    _field(output, "started", f"{started}, {'took' if attempt.ended_at else 'so far'} {took}" if started else None)
+    _field(output, "ended", local_time(attempt.ended_at))
+    where = f"{attempt.host or '?'}, batch {attempt.batch}, slot {attempt.slot}, process {attempt.pid}"
+    _field(output, "where", where if attempt.pid is not None else attempt.host)
+    _field(output, "exit code", None if attempt.exit_code is None else str(attempt.exit_code))
+    _field(output, "signal", None if attempt.signal is None else _signal_name(attempt.signal))
+    _field(output, "CPUs", ids(attempt.cpus))
+    _field(output, "GPUs", ids(attempt.gpus))
+    _field(output, "CPU time", duration(attempt.cpu_time_s))
+    _field(output, "memory", size(attempt.peak_memory_bytes) and f"{size(attempt.peak_memory_bytes)} at most")
+    _field(output, "commit", attempt.git_commit and attempt.git_commit + (" with changes" if attempt.git_dirty else ""))
+    _field(output, "returned", short(json_value(attempt.return_value), places=17))
+    _field(output, "folder", attempt.folder)
+    _field(output, "log", attempt.log)
+    _field(output, "result", attempt.result)
+    if attempt.traceback:
+        output.lines(f"    {visible_lines(line)}" for line in attempt.traceback.split("\n") if line)
+    elif attempt.exception_type:
+        output.line(f"    {attempt.exception_type}: {attempt.exception_message or ''}")
+
+
+def _field(output: Output, name: str, value: str | None) -> None:
+    if value:
+        output.line(f"{name:<9}  {value}")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return f"{number} ({signal.Signals(number).name})"
+    except ValueError:
+        return str(number)
