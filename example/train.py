@@ -17,7 +17,7 @@ from typing import Any
 import autograd.numpy as np
 import hydra
 from autograd import value_and_grad
-from autograd.scipy.special import logsumexp
+from autograd.scipy import special
 from networks import Network, Parameters
 from omegaconf import DictConfig
 from sklearn.datasets import load_digits
@@ -72,7 +72,7 @@ def batches(random: Any, length: int, size: int) -> list[Any]:
 def cross_entropy(parameters: Parameters, network: Network, pictures: Any, labels: Any) -> Any:
     """The mean negative log-likelihood of the right digit."""
     scores = network.scores(parameters, pictures)
-    return np.mean(logsumexp(scores, axis=1) - scores[np.arange(len(labels)), labels])
+    return np.mean(special.logsumexp(scores, axis=1) - scores[np.arange(len(labels)), labels])
 
 
 loss_and_slope = value_and_grad(cross_entropy)
