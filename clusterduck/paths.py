@@ -165,6 +165,15 @@ class SweepPaths:
         return self.root / "results"
 
     @property
+    def failures(self) -> Path:
+        """One mark per failed run, for ``max_failures``; made by the agents when there is one."""
+        return self.root / "failures"
+
+    def batch(self, batch: str) -> Path:
+        """The folder of a batch: one folder per agent."""
+        return self.root / "batches" / batch
+
+    @property
     def logs(self) -> Path:
         """Logs of attempts whose run folder is not known (yet)."""
         return self.root / "logs"
@@ -179,7 +188,7 @@ class SweepPaths:
 
     def agent(self, agent: AgentId) -> Path:
         """The folder of one agent: its journal's segments and its inbox."""
-        return self.root / "batches" / agent.batch / f"{agent.restart}.{agent.node}"
+        return self.batch(agent.batch) / f"{agent.restart}.{agent.node}"
 
     def result(self, attempt: Attempt) -> Path:
         """The result of one attempt."""
@@ -206,8 +215,17 @@ class SweepPaths:
             found += _journal_files(launch)
         found += _journal_files(self.acts)
         for batch in _subfolders(self.root / "batches"):
-            for agent in _subfolders(batch):
-                found += _journal_files(agent)
+            for journals in self.agent_journals(batch.name).values():
+                found += journals
+        return found
+
+    def agent_journals(self, batch: str) -> dict[AgentId, list[Path]]:
+        """The journal files of every agent of a batch so far."""
+        found = {}
+        for folder in _subfolders(self.batch(batch)):
+            restart, _, node = folder.name.partition(".")
+            if restart.isdecimal() and node.isdecimal():
+                found[AgentId(batch, int(restart), int(node))] = _journal_files(folder)
         return found
 
 

@@ -1,4 +1,8 @@
-"""The queue of a sweep: which attempts nobody has claimed, and how one is claimed.
+"""The queue of a sweep: which attempts there are to be executed, which nobody has claimed, and how one is claimed.
+
+The first attempt of every planned run is in the queue from the start. Further ones are put there by whoever wants a
+run executed again: one small file each, named ``<run>.<attempt>``, made exclusively and whole, in the sweep's ``queue``
+folder.
 
 A claim is a symbolic link named ``<run>.<attempt>`` in the sweep's ``claims`` folder whose target names its owner.
 Making one is exclusive and atomic on every shared file system we know, it is never followed, and it is whole from its
@@ -7,12 +11,159 @@ first instant.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
 import os
 import secrets
+import time
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from clusterduck.errors import JournalError
 from clusterduck.model import Attempt
+from clusterduck.paths import require_own
+
+#: Who put an attempt into the queue: a person; an agent or a look at Slurm, by ``max_retries``; or a job that was
+#: started again, for what its earlier agents left unfinished.
+KINDS = ("person", "retry", "restart")
+
+
+@dataclass(frozen=True)
+class Requeued:
+    """An attempt that somebody put into the queue.
+
+    Attributes:
+        attempt: the run and the number of the new attempt.
+        launch: the launch whose payload has the run.
+        kind: one of :data:`KINDS`.
+        reason: why, for people.
+        by: user and host, or the agent.
+        overrides: what is added to the run's overrides, everything that earlier requeues added included.
+        as_submitted: whether the pickled function runs; else the script or module is imported anew.
+        fresh: whether the run's folder is moved aside first.
+        folder: the run's folder, where the first attempt ran; None if none got that far.
+        retries: how many of the run's attempts were put back by ``max_retries`` so far.
+        losses: how many attempts in a row, up to the one before this, were lost with their node or agent.
+        at: when, in seconds since the epoch.
+    """
+
+    attempt: Attempt
+    launch: int
+    kind: str
+    reason: str
+    by: str
+    overrides: tuple[str, ...] = ()
+    as_submitted: bool = True
+    fresh: bool = False
+    folder: str | None = None
+    retries: int = 0
+    losses: int = 0
+    at: float = field(default_factory=time.time)
+
+
+def following(
+    attempt: Attempt,
+    before: Requeued | None,
+    *,
+    launch: int,
+    kind: str,
+    reason: str,
+    by: str,
+    folder: str | None,
+    losses: int = 0,
+) -> Requeued:
+    """The entry for the attempt after ``attempt``, which is to run the way that one did.
+
+    Args:
+        before: what was said when ``attempt`` itself was put into the queue, if it was.
+        launch: the launch of the run, if nothing was said before.
+        folder: where the run's folder is, if nothing was said before.
+    """
+    return Requeued(
+        attempt=Attempt(attempt.run, attempt.number + 1),
+        launch=before.launch if before else launch,
+        kind=kind,
+        reason=reason,
+        by=by,
+        overrides=before.overrides if before else (),
+        as_submitted=before.as_submitted if before else True,
+        folder=(before.folder if before else None) or folder,
+        retries=(before.retries if before else 0) + (kind == "retry"),
+        losses=losses,
+    )
+
+
+class Queue:
+    """The attempts that were put into a sweep's queue."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def put(self, entry: Requeued) -> bool:
+        """Put an attempt into the queue. False if somebody else has put the same one there before.
+
+        Raises:
+            OSError: if the file system did not say yes or no; ask again.
+        """
+        data = json.dumps({**asdict(entry), "attempt": str(entry.attempt)}).encode("ascii")
+        beside = self._folder / f".{entry.attempt}.{secrets.token_hex(6)}"
+        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.link(beside, self._folder / str(entry.attempt))
+            except FileExistsError:
+                # NFS may have carried out a request whose answer was lost: then both names are one file
+                return os.stat(beside).st_nlink > 1
+            return True
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(beside)
+
+    def listing(self) -> list[Attempt]:
+        """Every attempt that was ever put there, claimed or not, lowest first, by listing the folder once."""
+        found = []
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(ValueError):
+                    found.append(Attempt.parse(entry.name))
+        return sorted(found)
+
+    def read(self, attempt: Attempt) -> Requeued:
+        """What was put there.
+
+        Raises:
+            OSError: if it cannot be read.
+            JournalError: if it is not what :meth:`put` writes.
+            UnsafePathError: if somebody else could have written it.
+        """
+        path = self._folder / str(attempt)
+        require_own(path)
+        try:
+            data = json.loads(path.read_bytes())
+            entry = Requeued(
+                attempt=Attempt.parse(data["attempt"]),
+                launch=int(data["launch"]),
+                kind=str(data["kind"]),
+                reason=str(data["reason"]),
+                by=str(data["by"]),
+                overrides=tuple(str(override) for override in data["overrides"]),
+                as_submitted=bool(data["as_submitted"]),
+                fresh=bool(data["fresh"]),
+                folder=None if data["folder"] is None else str(data["folder"]),
+                retries=int(data["retries"]),
+                losses=int(data["losses"]),
+                at=float(data["at"]),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise JournalError(f"{path} is no entry of a queue ({type(error).__name__}: {error}).") from None
+        if entry.attempt != attempt or entry.kind not in KINDS:
+            raise JournalError(f"{path} is no entry of a queue: it names attempt {entry.attempt}, kind {entry.kind!r}.")
+        return entry
 
 
 class Claims:

@@ -75,9 +75,7 @@ class _Server:
 
     def _obey(self, message: dict[str, Any]) -> dict[str, Any] | None:
         if message["do"] == "prepare":
-            self._common = message
-            self._warm_up(Path(message["payload_file"]))
-            self._tell({"did": "prepared"})
+            self._prepare(message)
             return None
         try:
             pid = os.fork()
@@ -90,13 +88,20 @@ class _Server:
         self._tell({"did": "started", "attempt": message["attempt"], "pid": pid})
         return None
 
-    def _warm_up(self, payload_file: Path) -> None:
-        """Load Hydra and the payload's plain part once, for all runs to come."""
+    def _prepare(self, message: dict[str, Any]) -> None:
+        """Load Hydra, and the plain part of a launch's payload, once for all its runs to come."""
         from clusterduck.agent import run
+        from clusterduck.errors import ClusterduckError
 
-        run.prepare(payload_file)
+        self._common = message
+        try:
+            run.prepare(message["launch"], Path(message["payload_file"]))
+        except (ClusterduckError, OSError) as error:
+            self._tell({"did": "failed to prepare", "launch": message["launch"], "error": str(error)})
+            return
         gc.collect()
         gc.freeze()  # so that a child's first collection does not copy all of our pages
+        self._tell({"did": "prepared", "launch": message["launch"]})
 
     def _reap(self) -> None:
         """Kill what an ended run left in its group, while its process id cannot be anybody else's; then report it."""

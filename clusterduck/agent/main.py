@@ -18,11 +18,16 @@ from typing import TYPE_CHECKING
 from clusterduck.agent.settings import AgentSettings
 
 if TYPE_CHECKING:
+    from clusterduck.agent.claiming import Claiming
     from clusterduck.agent.writer import Writer
-    from clusterduck.model import Slot
+    from clusterduck.model import AgentId, Slot
+    from clusterduck.paths import SweepPaths
 
 #: prctl(2): orphans of the runs become our children, so that none escapes.
 PR_SET_CHILD_SUBREAPER = 36
+
+#: How long Slurm may take to say when the job ends, in seconds.
+END_TIME_PATIENCE_S = 5.0
 
 #: For how long the agent tries to write its last reports before it ends without them, in seconds.
 CLOSING_PATIENCE_S = 60.0
@@ -60,11 +65,11 @@ def run_agent(settings: AgentSettings, environ: dict[str, str]) -> int:
 
     Returns the exit code: 0 only if every attempt that was started here completed.
     """
-    from clusterduck import queue
+    from clusterduck.agent.claiming import Claiming
+    from clusterduck.agent.recovery import Recovery
     from clusterduck.agent.writer import Writer
     from clusterduck.events import AgentEnded
     from clusterduck.journal import JournalWriter
-    from clusterduck.model import AgentId
     from clusterduck.paths import SweepPaths
 
     wakeup = _take_signals()
@@ -73,39 +78,44 @@ def run_agent(settings: AgentSettings, environ: dict[str, str]) -> int:
         environ.pop("CUDA_VISIBLE_DEVICES", None)
         if settings.cuda_visible_devices is not None:
             environ["CUDA_VISIBLE_DEVICES"] = settings.cuda_visible_devices
-    agent = AgentId(settings.batch, int(environ.get("SLURM_RESTART_COUNT", 0)), int(environ.get("SLURM_NODEID", 0)))
     sweep = SweepPaths(Path(settings.sweep_root))
-    homes = queue.divide(settings.first_run, settings.stop_run, settings.nodes)
-    candidates = queue.order_of_looking(
-        homes[agent.node],
-        (settings.first_run, settings.stop_run),
-        (settings.plan_first, settings.plan_stop) if settings.share_runs else None,
-    )
+    agent = _who(settings, sweep, environ)
     try:
         scratch = Path(tempfile.mkdtemp(prefix="clusterduck-"))
     except OSError as error:
         say(f"the node's own temporary folder {tempfile.gettempdir()} cannot be written ({error}): nothing was started")
         return 1
+    claiming = Claiming(settings, agent, scratch, say)
     writer = Writer(
         folder=sweep.agent(agent),
         journal=JournalWriter(sweep.agent(agent), sweep.sweep, f"agent {agent}"),
-        claims=queue.Claims(sweep.claims, str(agent)),
-        candidates=candidates,
+        claiming=claiming,
         spool=scratch / "spool.jsonl",
         wake=wakeup.wake,
         say=say,
     )
+    left = claiming.left
     writer.start()
+    if agent.restart:
+        writer.do(Recovery(settings, agent, claiming, say).run, "see what the job's earlier agents left unfinished")
+    writer.look()
     try:
-        reason, succeeded = _work(
-            settings, environ, left=len(candidates), scratch=scratch, wakeup=wakeup.reader, writer=writer
+        end = _work(
+            settings,
+            environ,
+            agent=agent,
+            claiming=claiming,
+            left=left,
+            scratch=scratch,
+            wakeup=wakeup.reader,
+            writer=writer,
         )
     except Exception:
         say(traceback.format_exc())
-        reason, succeeded = "the agent itself failed; its log has the traceback", False
-    say(reason)
-    exit_code = 0 if succeeded else 1
-    writer.record([AgentEnded(reason=reason, exit_code=exit_code)])
+        end = _End("the agent itself failed; its log has the traceback", succeeded=False)
+    say(end.reason)
+    exit_code = 0 if end.succeeded else 1
+    writer.record([AgentEnded(reason=end.reason, exit_code=exit_code, timed_out=end.timed_out)])
     lost = writer.close(CLOSING_PATIENCE_S)
     if lost:
         exit_code = 1
@@ -116,10 +126,28 @@ def run_agent(settings: AgentSettings, environ: dict[str, str]) -> int:
     return exit_code
 
 
+@dataclass(frozen=True)
+class _End:
+    """How the work went."""
+
+    reason: str
+    succeeded: bool
+    timed_out: bool = False
+
+
 def _work(
-    settings: AgentSettings, environ: dict[str, str], *, left: int, scratch: Path, wakeup: int, writer: Writer
-) -> tuple[str, bool]:
-    """Find out what the node gives and run attempts there until none is left. Returns how it went, and whether well."""
+    settings: AgentSettings,
+    environ: dict[str, str],
+    *,
+    agent: AgentId,
+    claiming: Claiming,
+    left: int,
+    scratch: Path,
+    wakeup: int,
+    writer: Writer,
+) -> _End:
+    """Find out what the node gives, and run attempts there until none is left."""
+    from clusterduck.agent.deadline import Deadline
     from clusterduck.agent.node import discover
     from clusterduck.agent.process import run_environment
     from clusterduck.agent.slots import build_slots, describe
@@ -128,11 +156,11 @@ def _work(
     from clusterduck.events import AgentStarted
 
     job_id = _job_id(environ)
+    ends_at = _end_of_job(environ, settings, job_id)
     slots: list[Slot] = []
     trouble = None
     try:
         node = discover(environ, settings.cluster)
-        os.sched_setaffinity(0, node.cpus)
         slots = build_slots(node, settings.parallel_runs_per_node, settings.resources)
         if settings.verbose:
             for line in describe(node, slots):
@@ -147,19 +175,27 @@ def _work(
                 cluster=settings.cluster,
                 job_id=job_id,
                 slots=[slot.to_json() for slot in slots],
+                ends_at=ends_at,
             )
         ]
     )
     if trouble is not None:
-        return trouble, False
+        return _End(trouble, succeeded=False)
     supervisor = Supervisor(
         settings=settings,
+        agent=agent,
         slots=slots,
+        deadline=Deadline(
+            ends_at,
+            settings.signal_delay_s,
+            None if settings.expected_run_min is None else settings.expected_run_min * 60,
+        ),
         left=left,
         alone=settings.nodes == 1 and not settings.share_runs,
         job_id=job_id,
         environ=run_environment(environ),
         scratch=scratch,
+        payload_copy=claiming.payload_copy,
         wakeup=wakeup,
         writer=writer,
         say=say,
@@ -167,7 +203,7 @@ def _work(
     supervisor.run()
     completed, unsuccessful = supervisor.completed, supervisor.unsuccessful
     reason = supervisor.fatal or f"{completed} runs completed, {unsuccessful} did not"
-    return reason, not (unsuccessful or supervisor.fatal)
+    return _End(reason, succeeded=not (unsuccessful or supervisor.fatal), timed_out=supervisor.timed_out)
 
 
 class _Wakeup:
@@ -201,3 +237,35 @@ def _job_id(environ: dict[str, str]) -> str:
     if array and index:
         return f"{array}_{index}"
     return environ.get("SLURM_JOB_ID") or environ.get("SUBMITIT_LOCAL_JOB_ID") or str(os.getpid())
+
+
+def _who(settings: AgentSettings, sweep: SweepPaths, environ: dict[str, str]) -> AgentId:
+    """Which agent this is. submitit's local executor does not count restarts, so there the folders are counted."""
+    from clusterduck.model import AgentId
+
+    if settings.cluster == "local":
+        try:
+            earlier = sweep.agent_journals(settings.batch)
+        except OSError as error:
+            say(f"cannot see whether the job ran before ({error}): taken for its first start")
+            earlier = {}
+        return AgentId(settings.batch, max((agent.restart + 1 for agent in earlier), default=0), 0)
+    return AgentId(settings.batch, int(environ.get("SLURM_RESTART_COUNT", 0)), int(environ.get("SLURM_NODEID", 0)))
+
+
+def _end_of_job(environ: dict[str, str], settings: AgentSettings, job_id: str) -> float | None:
+    """When the job will be ended: Slurm 22.05 and later say so in the environment, older ones are asked once."""
+    from clusterduck.errors import SlurmError
+    from clusterduck.slurm.jobs import job_end_time
+
+    latest = time.time() + settings.timeout_min * 60
+    if settings.cluster == "local":
+        return latest
+    stated = environ.get("SLURM_JOB_END_TIME", "")
+    if stated.isdecimal():
+        return float(stated)
+    try:
+        return job_end_time(job_id, timeout_s=END_TIME_PATIENCE_S)
+    except SlurmError as error:
+        say(f"{error} The job's end is taken to be its time limit from now.")
+        return latest

@@ -133,6 +133,25 @@ class Leftovers:
         return marks <= set(environ)
 
 
+def signal_group(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a run's process group, or to the run alone if it is too young to have one."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        try:
+            os.killpg(pid, number)
+        except ProcessLookupError:
+            os.kill(pid, number)
+
+
+def handles(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler of its own for a signal: ``SigCgt`` of ``/proc/<pid>/status`` (proc(5))."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return False
+    caught = next((int(line.split()[1], 16) for line in lines if line.startswith("SigCgt:")), 0)
+    return bool(caught >> (number - 1) & 1)
+
+
 def children() -> list[int]:
     """The process ids of our own children, orphans of the runs among them."""
     found: list[int] = []

@@ -29,7 +29,8 @@ import hydra.types
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
-from clusterduck.errors import RunFailedError
+from clusterduck.agent.code import todays_function
+from clusterduck.errors import ClusterduckError, RunFailedError
 from clusterduck.launch import freeze
 from clusterduck.launch.payload import Payload
 from clusterduck.model import Attempt, ReturnValueLost, Slot, State
@@ -43,14 +44,20 @@ TRACEBACK_CHARS, MESSAGE_CHARS, RETURN_VALUE_CHARS = 32_000, 2_000, 16_000
 #: For how long a result that the file system refuses is tried again, in seconds.
 RESULT_PATIENCE_S = 15.0
 
-_payload: Payload | None = None
+_payloads: dict[int, Payload] = {}
 
 
-def prepare(payload_file: Path) -> None:
-    """In the fork server, before any run: read the payload's plain part and Hydra's frozen sources."""
-    global _payload  # noqa: PLW0603 - set once in the server, inherited by every fork
-    _payload = Payload.load(payload_file.read_bytes())
-    freeze.install(_payload.sources)
+def prepare(launch: int, payload_file: Path) -> None:
+    """In the fork server, before any run of a launch: read its payload's plain part, and the first one's frozen
+    sources.
+
+    Raises:
+        OSError: if it cannot be read.
+        JournalError: if it is no payload, or of a newer version.
+    """
+    _payloads[launch] = Payload.load(payload_file.read_bytes())
+    if len(_payloads) == 1:
+        freeze.install(_payloads[launch].sources)
 
 
 def main(order: Mapping[str, Any]) -> int:
@@ -67,8 +74,10 @@ def main(order: Mapping[str, Any]) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # SIGUSR1 and SIGUSR2 stay ignored: Slurm sends them to every process of a step, and they would kill a program that
     # never heard of them. One that wants them installs a handler.
-    assert _payload is not None
-    return _Run(order, _payload).execute()
+    payload = _payloads[order["launch"]]
+    if payload is not next(iter(_payloads.values())):
+        freeze.install(payload.sources)
+    return _Run(order, payload).execute()
 
 
 class _Run:
@@ -139,7 +148,7 @@ class _Run:
             )
 
     def _overrides(self) -> list[str]:
-        return self._payload.overrides[self._attempt.run - self._payload.first_run]
+        return [*self._payload.overrides[self._attempt.run - self._payload.first_run], *self._order["overrides"]]
 
     # --- the user's code
 
@@ -149,17 +158,41 @@ class _Run:
         sys.argv = [self._payload.script or "", *sys.argv[2:]]
         user = self._payload.unpickle_user()
         user.activate()
-        config = user.hydra_context.config_loader.load_sweep_config(user.config, list(self._overrides()))
+        config = user.hydra_context.config_loader.load_sweep_config(user.config, self._overrides())
         with open_dict(config):
             config.hydra.job.id = f"{self._order['job_id']}_{self._attempt.run}"
             config.hydra.job.num = self._attempt.run
+            if self._order["folder"] is not None:
+                config.hydra.sweep.subdir = self._order[
+                    "folder"
+                ]  # an absolute path: the sweep's folder does not matter
+        if self._order["folder"] is not None:
+            self._set_aside(Path(self._order["folder"]), config.hydra.output_subdir)
         return hydra.core.utils.run_job(
             hydra_context=user.hydra_context,
-            task_function=self._guarded(user.task_function),
+            task_function=self._guarded(self._function(user.task_function)),
             config=config,
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
         )
+
+    def _function(self, submitted: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Today's version of the user's function, if that is wanted and can be had; else the one that was submitted."""
+        if self._order["as_submitted"]:
+            return submitted
+        try:
+            return todays_function(self._payload)
+        except ClusterduckError as error:
+            self._say(f"{error} The function as it was submitted runs instead.")
+            return submitted
+
+    def _set_aside(self, folder: Path, output_subdir: str | None) -> None:
+        """Keep what earlier attempts left: the whole folder under another name if this one is to start afresh, else
+        only Hydra's own files, which would be overwritten."""
+        before = self._attempt.number - 1
+        old = folder if self._order["fresh"] else folder / (output_subdir or ".hydra")
+        if old.is_dir():
+            old.rename(old.with_name(f"{old.name}.attempt-{before}"))
 
     def _guarded(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """The user's function, with every way out of it turned into a value or an Exception, as ``run_job`` expects it.

@@ -13,6 +13,7 @@ from clusterduck.agent.process import Exit, Verdict, judge
 from clusterduck.events import AttemptEnded, AttemptLocated, AttemptStarted
 from clusterduck.git import Commit
 from clusterduck.model import Attempt, Slot, State
+from clusterduck.queue import Requeued
 
 
 @dataclass
@@ -20,12 +21,16 @@ class Running:
     """An attempt in a slot.
 
     Attributes:
+        launch: the launch whose payload it needs.
+        requeued: what was said when it was put into the queue, if it was.
         log: where its output goes.
         tmpdirs: variable -> the folder of the run's own, removed after it.
         oom_kills_before: what the out-of-memory counter said at its start.
         pid: its process, once there is one; also its process group and session.
         started_at: seconds since the epoch.
         report: what the run itself said at its end.
+        run_dir: its folder, once Hydra has named it.
+        with_job: whether it was asked to end because its job had to.
         asked_to_end: the state and reason it ends with, if the agent has asked it to end.
         ended: the fork server's word on its exit, or our own wait().
         cleaning_since: since when (monotonic) what it left behind is being killed.
@@ -33,12 +38,16 @@ class Running:
 
     attempt: Attempt
     slot: Slot
+    launch: int
+    requeued: Requeued | None
     log: str
     tmpdirs: dict[str, str]
     oom_kills_before: int | None
     pid: int | None = None
     started_at: float | None = None
     report: dict[str, Any] = field(default_factory=dict)
+    run_dir: str | None = None
+    with_job: bool = False
     asked_to_end: tuple[State, str] | None = None
     ended: dict[str, Any] | None = None
     cleaning_since: float | None = None
@@ -51,6 +60,11 @@ class Running:
             "slot": self.slot.to_json(),
             "log": self.log,
             "tmpdirs": self.tmpdirs,
+            "launch": self.launch,
+            "overrides": list(self.requeued.overrides) if self.requeued else [],
+            "as_submitted": self.requeued.as_submitted if self.requeued else True,
+            "fresh": self.requeued.fresh if self.requeued else False,
+            "folder": self.requeued.folder if self.requeued else None,
         }
 
     def started(self, commit: Commit | None) -> AttemptStarted:
@@ -68,9 +82,10 @@ class Running:
             git_dirty=commit.dirty if commit else None,
         )
 
-    def located(self, run_dir: str) -> AttemptLocated:
+    def located(self) -> AttemptLocated:
         """The event that Hydra has named its folder."""
-        return AttemptLocated(run=self.attempt.run, attempt=self.attempt.number, run_dir=run_dir, log=self.log)
+        assert self.run_dir is not None
+        return AttemptLocated(run=self.attempt.run, attempt=self.attempt.number, run_dir=self.run_dir, log=self.log)
 
     def verdict(self, oom_kills: int | None) -> Verdict:
         """How it ended; ``oom_kills`` is what the out-of-memory counter says now."""
@@ -104,6 +119,7 @@ class Running:
             peak_memory_bytes=self.ended.get("peak_memory_bytes"),
             cpu_time_s=self.ended.get("cpu_time_s"),
             result=self.report.get("result"),
+            by_job_end=self.with_job and verdict.state is not State.COMPLETED,
         )
 
 

@@ -29,6 +29,16 @@ class AgentSettings:
         ledger: the ledger's path.
         cwd: where the launch happened; the code's git checkout, if it is one.
         timeout_min: the job's time limit, in minutes.
+        attempts: the home of a batch that was submitted for requeued attempts, each ``<run>.<attempt>``; its ranges
+            are empty.
+        signal_delay_s: how long before its end Slurm warns the job, in seconds.
+        max_num_timeout: how often the job is put back into Slurm's queue after its time limit ended it.
+        max_retries: how often an attempt that was lost to its node, or ended in one of ``retry_on``, is put back.
+        retry_on: states.
+        max_failures: after so many failed runs of the sweep, nothing more is claimed.
+        run_timeout_min: one run's own time limit, in minutes.
+        expected_run_min: how long a run takes, in minutes; one that cannot end in the job's time is not claimed.
+        grace_s: from asking a run to end to killing it, in seconds.
         cuda_visible_devices: for a local job, what the launching process had (submitit's local executor blanks it).
     """
 
@@ -49,4 +59,13 @@ class AgentSettings:
     verbose: bool = False
     publish_interval_s: float = 30.0
     timeout_min: int = 60
+    attempts: tuple[str, ...] = ()
+    signal_delay_s: int = 120
+    max_num_timeout: int = 0
+    max_retries: int = 0
+    retry_on: tuple[str, ...] = ()
+    max_failures: int | None = None
+    run_timeout_min: float | None = None
+    expected_run_min: float | None = None
+    grace_s: float = 10.0
     cuda_visible_devices: str | None = None

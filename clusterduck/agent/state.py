@@ -39,11 +39,36 @@ class Ended:
 
 
 @dataclass(frozen=True)
+class Drained:
+    """Claim nothing more and give back what has not started; what runs may go on to its end."""
+
+
+@dataclass(frozen=True)
 class StopAsked:
-    """The job has to end: claim nothing more, give back what has not started, end what runs."""
+    """The job has to end: claim nothing more, give back what has not started, end what runs, in this state."""
+
+    state: State
+    reason: str
+    grace_s: float
 
 
-Event = SlotOpened | Claimed | Ended | StopAsked
+@dataclass(frozen=True)
+class CancelAsked:
+    """Somebody wants these attempts not to go on, whether they run or wait; those that are not here are passed over."""
+
+    attempts: frozenset[Attempt]
+    reason: str
+    grace_s: float
+
+
+@dataclass(frozen=True)
+class MoreToClaim:
+    """There is more in the queue than was known."""
+
+    left: int
+
+
+Event = SlotOpened | Claimed | Ended | Drained | StopAsked | CancelAsked | MoreToClaim
 
 # --- commands
 
@@ -72,9 +97,21 @@ class Release:
 
 @dataclass(frozen=True)
 class AskToEnd:
-    """Ask the run in a slot to end, and make it end if it does not."""
+    """Ask the run in a slot to end, and kill it ``grace_s`` seconds later; it ends in this state then."""
 
     slot: int
+    state: State
+    reason: str
+    grace_s: float
+    with_job: bool = False
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Record that attempts which are ours were cancelled before they started."""
+
+    attempts: tuple[Attempt, ...]
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -82,7 +119,7 @@ class Finish:
     """Nothing runs, and nothing more will."""
 
 
-Command = Claim | Start | Release | AskToEnd | Finish
+Command = Claim | Start | Release | AskToEnd | Drop | Finish
 
 
 class AgentState:
@@ -103,6 +140,7 @@ class AgentState:
         self._asked = 0
         self._left = left
         self._alone = alone
+        self._draining = False
         self._stopping = False
         self._finished = False
         self.completed = 0
@@ -118,6 +156,21 @@ class AgentState:
         """Whether the job has to end."""
         return self._stopping
 
+    @property
+    def draining(self) -> bool:
+        """Whether nothing more is claimed."""
+        return self._draining
+
+    @property
+    def left(self) -> int:
+        """How many attempts there may be to claim."""
+        return self._left
+
+    @property
+    def idle(self) -> bool:
+        """Whether a slot is empty for want of attempts."""
+        return not (self._draining or self._ready or self._asked) and len(self._busy) < sum(self._open)
+
     def handle(self, event: Event) -> list[Command]:
         """Take one event and say what is to be done."""
         commands: list[Command] = []
@@ -126,7 +179,7 @@ class AgentState:
         elif isinstance(event, Claimed):
             self._asked -= event.asked
             self._left = event.left
-            if self._stopping and event.attempts:
+            if self._draining and event.attempts:
                 commands.append(Release(event.attempts))
             else:
                 self._ready.extend(event.attempts)
@@ -136,13 +189,38 @@ class AgentState:
                 self.completed += 1
             else:
                 self.unsuccessful += 1
-        elif not self._stopping:
-            self._stopping = True
-            commands += [AskToEnd(slot) for slot in sorted(self._busy)]
-            if self._ready:
-                commands.append(Release(tuple(self._ready)))
-                self._ready.clear()
+        elif isinstance(event, MoreToClaim):
+            self._left = event.left
+        elif isinstance(event, CancelAsked):
+            commands += self._cancel(event)
+        else:
+            commands += self._drain()
+            if isinstance(event, StopAsked) and not self._stopping:
+                self._stopping = True
+                commands += [
+                    AskToEnd(slot, event.state, event.reason, event.grace_s, with_job=True)
+                    for slot in sorted(self._busy)
+                ]
         return commands + self._schedule()
+
+    def _drain(self) -> list[Command]:
+        self._draining = True
+        given_back = tuple(self._ready)
+        self._ready.clear()
+        return [Release(given_back)] if given_back else []
+
+    def _cancel(self, event: CancelAsked) -> list[Command]:
+        commands: list[Command] = [
+            AskToEnd(slot, State.CANCELLED, event.reason, event.grace_s)
+            for slot, attempt in sorted(self._busy.items())
+            if attempt in event.attempts
+        ]
+        waiting = tuple(attempt for attempt in self._ready if attempt in event.attempts)
+        if waiting:
+            self._ready = deque(attempt for attempt in self._ready if attempt not in event.attempts)
+            self.unsuccessful += len(waiting)
+            commands.append(Drop(waiting, event.reason))
+        return commands
 
     def _schedule(self) -> list[Command]:
         commands: list[Command] = []
@@ -151,12 +229,12 @@ class AgentState:
             slot, attempt = free.pop(0), self._ready.popleft()
             self._busy[slot] = attempt
             commands.append(Start(slot, attempt))
-        if not self._stopping:
+        if not self._draining:
             need = min(len(free) + self._ahead(len(free)) - len(self._ready) - self._asked, self._left - self._asked)
             if need > 0:
                 self._asked += need
                 commands.append(Claim(need))
-        if not (self._busy or self._ready or self._asked or self._finished) and (self._stopping or not self._left):
+        if not (self._busy or self._ready or self._asked or self._finished) and (self._draining or not self._left):
             self._finished = True
             commands.append(Finish())
         return commands

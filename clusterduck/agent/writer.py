@@ -13,17 +13,17 @@ import os
 import queue
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from clusterduck import paths
+from clusterduck import inbox
+from clusterduck.agent.claiming import Claiming, Haul
 from clusterduck.errors import ClusterduckError
 from clusterduck.events import Event
 from clusterduck.journal import JournalWriter
 from clusterduck.model import Attempt
-from clusterduck.queue import Claims
+from clusterduck.queue import Requeued
 
 #: How long to wait before trying again what the file system refused, in seconds: doubled from the first to the second.
 RETRY_FIRST_S, RETRY_MOST_S = 0.2, 5.0
@@ -37,7 +37,13 @@ class ClaimsMade:
     """The answer to :meth:`Writer.claim`."""
 
     asked: int
-    attempts: tuple[Attempt, ...]
+    haul: Haul
+
+
+@dataclass(frozen=True)
+class QueueSeen:
+    """The answer to :meth:`Writer.look` and :meth:`Writer.put_back`: how many attempts there may be to claim."""
+
     left: int
 
 
@@ -48,7 +54,15 @@ class PayloadFetched:
     error: str | None
 
 
-Answer = ClaimsMade | PayloadFetched
+@dataclass(frozen=True)
+class InboxRead:
+    """The answer to :meth:`Writer.read_inbox`, if there was anything in it."""
+
+    requests: list[inbox.Request]
+    superseded: bool  # a later restart of the job has an agent
+
+
+Answer = ClaimsMade | QueueSeen | PayloadFetched | InboxRead
 
 
 class Writer:
@@ -57,8 +71,7 @@ class Writer:
     Args:
         folder: the agent's own; made by the thread, and its parent too.
         journal: the agent's journal; nobody else uses it from now on.
-        claims: for claiming under the agent's name.
-        candidates: the runs whose first attempt may be claimed, best first.
+        claiming: the agent's way through the queue; nobody else uses it from now on.
         spool: a file on the node's own disk for what cannot be written yet.
         wake: called (from the thread) whenever an answer is waiting.
         say: prints a line into the job's log.
@@ -69,16 +82,14 @@ class Writer:
         *,
         folder: Path,
         journal: JournalWriter,
-        claims: Claims,
-        candidates: Sequence[int],
+        claiming: Claiming,
         spool: Path,
         wake: Callable[[], None],
         say: Callable[[str], None],
     ) -> None:
         self._folder = folder
         self._journal = journal
-        self._claims = claims
-        self._candidates = deque(candidates)
+        self._claiming = claiming
         self._spool = spool
         self._wake = wake
         self._say = say
@@ -115,9 +126,30 @@ class Writer:
         taken = tuple(attempts)
         self._orders.put(lambda: self._do_release(taken))
 
-    def fetch(self, source: Path, target: Path) -> None:
-        """Have the payload copied to the node's own disk; answered by :class:`PayloadFetched`."""
-        self._orders.put(lambda: self._do_fetch(source, target))
+    def fetch(self, launch: int) -> None:
+        """Have a launch's payload copied to the node's own disk; answered by :class:`PayloadFetched`."""
+        self._orders.put(lambda: self._do_fetch(launch))
+
+    def look(self) -> None:
+        """Have the queue looked through for what was put there lately; answered by :class:`QueueSeen`."""
+        self._orders.put(self._do_look)
+
+    def put_back(self, entry: Requeued) -> None:
+        """Put a new attempt into the queue; answered by :class:`QueueSeen`."""
+        self._orders.put(lambda: self._do_put_back(entry))
+
+    def mark_failure(self, attempt: Attempt) -> None:
+        """Leave a mark that a run failed, where the sweep counts them."""
+        self._orders.put(lambda: self._insist(lambda: self._claiming.mark_failure(attempt), "mark a failed run"))
+
+    def read_inbox(self) -> None:
+        """Have the inbox emptied; answered by :class:`InboxRead` if there was anything."""
+        self._orders.put(self._do_read_inbox)
+
+    def do(self, action: Callable[[], None], what: str) -> None:
+        """Have something else done on the shared file system, again and again while that fails in a way that may
+        pass."""
+        self._orders.put(lambda: self._insist(action, what))
 
     def answers(self) -> list[Answer]:
         """The answers that have come, oldest first."""
@@ -223,39 +255,48 @@ class Writer:
                 return
 
     def _do_claim(self, count: int) -> None:
-        found: list[Attempt] = []
-        while self._candidates and len(found) < count:
-            attempt = Attempt(self._candidates[0], 1)
-            won: list[bool] = []
-            self._insist(lambda attempt=attempt, won=won: won.append(self._claims.claim(attempt)), "claim a run")  # type: ignore[misc]
-            if self._abandon.is_set():
-                break
-            self._candidates.popleft()
-            if won[-1]:
-                found.append(attempt)
-            else:  # others are here: one listing spares a question for each that is gone
-                self._insist(self._forget_taken, "list the claims")
-        self._answer(ClaimsMade(count, tuple(found), len(self._candidates)))
-
-    def _forget_taken(self) -> None:
-        taken = self._claims.taken()
-        self._candidates = deque(run for run in self._candidates if Attempt(run, 1) not in taken)
+        haul = Haul()
+        self._insist(lambda: self._claiming.claim(count, haul), "claim a run")
+        self._answer(ClaimsMade(count, haul))
 
     def _do_release(self, attempts: tuple[Attempt, ...]) -> None:
         for attempt in attempts:
-            self._insist(lambda attempt=attempt: self._claims.release(attempt), "give back a run")  # type: ignore[misc]
+            self._insist(lambda attempt=attempt: self._claiming.release(attempt), "give back a run")  # type: ignore[misc]
 
-    def _do_fetch(self, source: Path, target: Path) -> None:
+    def _do_look(self) -> None:
+        with contextlib.suppress(OSError):  # it is asked for again
+            self._answer(QueueSeen(self._claiming.look()))
+
+    def _do_put_back(self, entry: Requeued) -> None:
+        def put() -> None:
+            self._claiming.put_back(entry)
+
+        self._insist(put, "put a run back into the queue")
+        self._answer(QueueSeen(self._claiming.left))
+
+    def _do_read_inbox(self) -> None:
+        try:
+            requests, refused = inbox.take(self._folder / "inbox")
+            restart = self._folder.name.partition(".")[0]
+            others = [name.partition(".")[0] for name in os.listdir(self._folder.parent)]
+        except OSError:
+            return  # it is asked for again
+        for sentence in refused:
+            self._say(sentence)
+        superseded = any(other.isdecimal() and int(other) > int(restart) for other in others)
+        if requests or superseded:
+            self._answer(InboxRead(requests, superseded))
+
+    def _do_fetch(self, launch: int) -> None:
         until = time.monotonic() + PAYLOAD_PATIENCE_S
         wait = RETRY_FIRST_S
         while True:
             try:
-                paths.require_own(source)
-                target.write_bytes(source.read_bytes())
+                self._claiming.fetch_payload(launch)
                 return self._answer(PayloadFetched(None))
             except ClusterduckError as error:
                 return self._answer(PayloadFetched(str(error)))
             except OSError as error:
                 if time.monotonic() > until or self._abandon.wait(wait):
-                    return self._answer(PayloadFetched(f"The payload {source} cannot be read: {error}."))
+                    return self._answer(PayloadFetched(f"The payload of the launch cannot be read: {error}."))
                 wait = min(RETRY_MOST_S, wait * 2)

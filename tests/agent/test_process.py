@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from clusterduck.agent.process import Exit, ForkServer, Leftovers, judge, run_environment
+from clusterduck.agent.process import Exit, ForkServer, Leftovers, handles, judge, run_environment
 from clusterduck.model import Attempt, State
 
 COMPLETED = {"state": "COMPLETED", "reason": ""}
@@ -127,3 +127,14 @@ def test_the_fork_server_ignores_what_slurm_sends_to_every_process_of_a_step() -
     server.process.send_signal(signal.SIGUSR2)
     server.close()
     assert server.process.wait(60) == 0
+
+
+def test_whether_a_process_handles_a_signal() -> None:
+    script = "import signal; signal.signal(signal.SIGUSR2, print); print('set', flush=True); signal.pause()"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as run:
+        assert run.stdout is not None
+        run.stdout.readline()
+        assert handles(run.pid, signal.SIGUSR2)
+        assert not handles(run.pid, signal.SIGUSR1)
+        run.kill()
+    assert not handles(run.pid, signal.SIGUSR2)

@@ -8,11 +8,15 @@ from hypothesis import strategies as st
 from clusterduck.agent.state import (
     AgentState,
     AskToEnd,
+    CancelAsked,
     Claim,
     Claimed,
     Command,
+    Drained,
+    Drop,
     Ended,
     Finish,
+    MoreToClaim,
     Release,
     SlotOpened,
     Start,
@@ -62,16 +66,50 @@ def test_stopping_gives_back_what_has_not_started_and_asks_the_rest_to_end() -> 
     state.handle(SlotOpened(0))
     state.handle(Claimed(1, attempts(0, 1), 2))
     state.handle(Claimed(1, attempts(1, 1), 1))
-    assert state.handle(StopAsked()) == [AskToEnd(0), Release(attempts(1, 1))]
-    assert state.handle(StopAsked()) == []
+    stop = StopAsked(State.TIMEOUT, "time is up", 5.0)
+    assert state.handle(stop) == [Release(attempts(1, 1)), AskToEnd(0, State.TIMEOUT, "time is up", 5.0, with_job=True)]
+    assert state.handle(stop) == []
     assert state.handle(Ended(0, State.CANCELLED)) == [Finish()]
     assert (state.completed, state.unsuccessful) == (0, 1)
+
+
+def test_draining_lets_what_runs_go_on() -> None:
+    state = AgentState(slots=1, left=3, alone=True)
+    state.handle(SlotOpened(0))
+    state.handle(Claimed(1, attempts(0, 1), 2))
+    state.handle(Claimed(1, attempts(1, 1), 1))
+    assert state.handle(Drained()) == [Release(attempts(1, 1))]
+    assert not state.idle
+    assert state.handle(Ended(0, State.COMPLETED)) == [Finish()]
+
+
+def test_cancelling_ends_what_runs_drops_what_waits_and_passes_over_what_is_not_here() -> None:
+    state = AgentState(slots=1, left=3, alone=True)
+    state.handle(SlotOpened(0))
+    state.handle(Claimed(1, attempts(0, 1), 2))
+    state.handle(Claimed(1, attempts(1, 1), 1))
+    commands = state.handle(CancelAsked(frozenset(attempts(0, 2) + attempts(9, 1)), "you said so", 1.0))
+    assert commands == [
+        AskToEnd(0, State.CANCELLED, "you said so", 1.0),
+        Drop(attempts(1, 1), "you said so"),
+        Claim(1),
+    ]
+
+
+def test_an_idle_slot_takes_what_is_put_into_the_queue_later() -> None:
+    state = AgentState(slots=2, left=1, alone=True)
+    state.handle(SlotOpened(0))
+    state.handle(SlotOpened(1))
+    state.handle(Claimed(1, attempts(0, 1), 0))
+    assert state.idle
+    assert state.handle(MoreToClaim(2)) == [Claim(2)]
+    assert not state.idle
 
 
 def test_a_claim_that_comes_after_stopping_is_given_back() -> None:
     state = AgentState(slots=1, left=3, alone=True)
     state.handle(SlotOpened(0))
-    assert state.handle(StopAsked()) == []
+    assert state.handle(StopAsked(State.CANCELLED, "stop", 5.0)) == []
     assert state.handle(Claimed(1, attempts(0, 1), 2)) == [Release(attempts(0, 1)), Finish()]
 
 
@@ -119,7 +157,7 @@ def test_whatever_happens_every_claimed_attempt_runs_once_or_is_given_back(
 
     while waiting:
         if steps == stop_after:
-            carry_out(state.handle(StopAsked()))
+            carry_out(state.handle(StopAsked(State.CANCELLED, "stop", 5.0)))
         steps += 1
         event = waiting.pop(order.randrange(len(waiting)))  # type: ignore[attr-defined]
         if isinstance(event, Ended):

@@ -1,0 +1,205 @@
+"""Which attempts an agent may claim, best first: its home range of the plan, what was put back, then what others left.
+
+Used by the writer thread alone, since all of it touches the shared file system; every method may raise OSError, and may
+then be called again: what it had done stays done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clusterduck.agent.settings import AgentSettings
+from clusterduck.errors import ClusterduckError
+from clusterduck.model import AgentId, Attempt
+from clusterduck.paths import SweepPaths, require_own
+from clusterduck.queue import Claims, Queue, Requeued, divide, order_of_looking
+
+
+@dataclass
+class Haul:
+    """What claiming has brought.
+
+    Attributes:
+        attempts: what is ours now.
+        requeued: for those that were put back, what was said then.
+        left: how many more there may be.
+        closed: the ranges of runs that will not start any more, because of ``max_failures``.
+    """
+
+    attempts: list[Attempt] = field(default_factory=list)
+    requeued: dict[Attempt, Requeued] = field(default_factory=dict)
+    left: int = 0
+    closed: list[tuple[int, int]] = field(default_factory=list)
+
+
+class Claiming:
+    """The agent's way through the sweep's queue.
+
+    Args:
+        settings: the batch's.
+        agent: who claims.
+        payloads: the folder on the node's own disk for copies of payloads.
+        say: prints a line into the job's log.
+    """
+
+    def __init__(self, settings: AgentSettings, agent: AgentId, payloads: Path, say: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._sweep = SweepPaths(Path(settings.sweep_root))
+        self._claims = Claims(self._sweep.claims, str(agent))
+        self._queue = Queue(self._sweep.queue)
+        self._payloads = payloads
+        self._say = say
+        self._seen_in_queue: set[Attempt] = set()
+        batch = (settings.first_run, settings.stop_run)
+        runs = order_of_looking(
+            divide(*batch, settings.nodes)[agent.node],
+            batch,
+            (settings.plan_first, settings.plan_stop) if settings.share_runs else None,
+        )
+        self._candidates = deque(
+            [*(Attempt.parse(text) for text in settings.attempts), *(Attempt(run, 1) for run in runs)]
+        )
+
+    @property
+    def left(self) -> int:
+        """How many attempts there may be to claim."""
+        return len(self._candidates)
+
+    def claim(self, count: int, haul: Haul) -> None:
+        """Claim until ``haul`` has ``count`` attempts, or there are no more.
+
+        Raises:
+            OSError: call again, with the same haul.
+        """
+        if self._failed_enough():
+            haul.closed = _ranges(attempt.run for attempt in self._candidates if attempt.number == 1)
+            self._candidates.clear()
+        while len(haul.attempts) < count and (self._candidates or self.look()):
+            attempt = self._candidates[0]
+            entry = None
+            if attempt.number > 1:
+                entry = self._entry(attempt)
+                if entry is None:
+                    self._candidates.popleft()
+                    continue
+            if self._claims.claim(attempt):
+                self._candidates.popleft()
+                haul.attempts.append(attempt)
+                if entry is not None:
+                    haul.requeued[attempt] = entry
+            else:  # others are here: one listing spares a question for each that is gone
+                self._candidates.popleft()
+                self._forget_taken()
+        if not self._candidates:
+            self.look()
+        haul.left = len(self._candidates)
+
+    def look(self) -> int:
+        """See what was put into the queue since the last look. Returns how many candidates there are now.
+
+        Raises:
+            OSError: call again.
+        """
+        if self._failed_enough():
+            return 0
+        new = [attempt for attempt in self._queue.listing() if attempt not in self._seen_in_queue]
+        if new:
+            taken = self._claims.taken()
+            known = set(self._candidates)
+            self._candidates.extend(attempt for attempt in new if attempt not in taken and attempt not in known)
+            self._seen_in_queue.update(new)
+        return len(self._candidates)
+
+    def put_back(self, entry: Requeued) -> bool:
+        """Put a new attempt into the queue; ours to claim first. False if it was there already.
+
+        Raises:
+            OSError: call again.
+        """
+        put = self._queue.put(entry)
+        if put:
+            self._seen_in_queue.add(entry.attempt)
+            self._candidates.appendleft(entry.attempt)
+        return put
+
+    def release(self, attempt: Attempt) -> None:
+        """Give back a claim on an attempt that never started.
+
+        Raises:
+            OSError: call again.
+        """
+        self._claims.release(attempt)
+
+    def mark_failure(self, attempt: Attempt) -> None:
+        """Leave a mark for ``max_failures``, which all agents of the sweep can count.
+
+        Raises:
+            OSError: call again.
+        """
+        if self._settings.max_failures is not None:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self._sweep.failures, 0o700)
+            with contextlib.suppress(FileExistsError):
+                os.symlink(str(attempt), self._sweep.failures / str(attempt.run))
+
+    def fetch_payload(self, launch: int) -> Path:
+        """Copy a launch's payload to the node's own disk, once.
+
+        Raises:
+            OSError: call again.
+            UnsafePathError: if somebody else could have written it.
+        """
+        target = self.payload_copy(launch)
+        if not target.exists():
+            source = self._sweep.payload(launch)
+            require_own(source)
+            beside = target.with_suffix(".new")
+            beside.write_bytes(source.read_bytes())
+            os.replace(beside, target)
+        return target
+
+    def payload_copy(self, launch: int) -> Path:
+        """Where the copy lies."""
+        return self._payloads / f"payload-{launch}.pkl"
+
+    def _entry(self, attempt: Attempt) -> Requeued | None:
+        """What was said when the attempt was put back; None if it cannot be run here, which is said."""
+        try:
+            entry = self._queue.read(attempt)
+            self.fetch_payload(entry.launch)
+        except ClusterduckError as error:
+            self._say(f"attempt {attempt} in the queue is passed over: {error}")
+            return None
+        except FileNotFoundError as error:
+            self._say(f"attempt {attempt} in the queue is passed over: {error}")
+            return None
+        return entry
+
+    def _forget_taken(self) -> None:
+        taken = self._claims.taken()
+        self._candidates = deque(attempt for attempt in self._candidates if attempt not in taken)
+
+    def _failed_enough(self) -> bool:
+        most = self._settings.max_failures
+        if most is None:
+            return False
+        try:
+            return len(os.listdir(self._sweep.failures)) >= most
+        except FileNotFoundError:
+            return most <= 0
+
+
+def _ranges(runs: Iterable[int]) -> list[tuple[int, int]]:
+    """Run numbers as ranges: first, stop."""
+    found: list[tuple[int, int]] = []
+    for run in sorted(runs):
+        if found and found[-1][1] == run:
+            found[-1] = (found[-1][0], run + 1)
+        else:
+            found.append((run, run + 1))
+    return found

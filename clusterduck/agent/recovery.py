@@ -1,0 +1,143 @@
+"""What a job that Slurm has started again does first: find out what its earlier agents left unfinished, and put that
+back.
+
+Nothing that completed runs again: a result file counts even if the agent that should have reported it is dead. What a
+run did not finish gets a new attempt, except that a run which was lost with its node twice is left FAILED: it may be
+the cause.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from clusterduck import journal
+from clusterduck.agent.claiming import Claiming
+from clusterduck.agent.settings import AgentSettings
+from clusterduck.errors import ClusterduckError
+from clusterduck.events import AttemptEnded, AttemptLocated, AttemptStarted, Event
+from clusterduck.journal import JournalWriter
+from clusterduck.model import AgentId, Attempt, State
+from clusterduck.paths import SweepPaths
+from clusterduck.queue import Claims, Queue, following
+from clusterduck.result import read_report
+
+#: How often a run may be lost with its node before it is left FAILED.
+MOST_LOSSES = 2
+
+
+class Recovery:
+    """One agent's part of recovering what the job's earlier agents left: what the agent of the same node index had.
+
+    Args:
+        settings: the batch's.
+        agent: the new agent.
+        claiming: its way through the queue.
+        say: prints a line into the job's log.
+    """
+
+    def __init__(self, settings: AgentSettings, agent: AgentId, claiming: Claiming, say: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._agent = agent
+        self._claiming = claiming
+        self._say = say
+        self._sweep = SweepPaths(Path(settings.sweep_root))
+        self._queue = Queue(self._sweep.queue)
+
+    def run(self) -> None:
+        """Do it.
+
+        Raises:
+            OSError: call again; what was put back stays put back.
+        """
+        earlier = [
+            (agent, files)
+            for agent, files in self._sweep.agent_journals(self._settings.batch).items()
+            if agent.restart < self._agent.restart and agent.node % self._settings.nodes == self._agent.node
+        ]
+        self._folders: dict[int, str] = {}
+        started: set[Attempt] = set()
+        ended: dict[Attempt, AttemptEnded] = {}
+        for _, files in earlier:
+            for event in _events(files):
+                if isinstance(event, AttemptStarted):
+                    started.add(Attempt(event.run, event.attempt))
+                elif isinstance(event, AttemptLocated):
+                    self._folders[event.run] = event.run_dir
+                elif isinstance(event, AttemptEnded):
+                    ended[Attempt(event.run, event.attempt)] = event
+        closed: list[Event] = []
+        for attempt in sorted(started):
+            end = ended.get(attempt)
+            if end is None:
+                closed += self._recover_lost(attempt)
+            elif end.by_job_end and end.state != State.COMPLETED.value:
+                self._put_back(attempt, f"attempt {attempt.number} ended {end.state} with its job", losses=0)
+        for attempt in sorted(self._claimed_by([agent for agent, _ in earlier]) - started):
+            self._put_back(attempt, f"attempt {attempt.number} was claimed and never started", losses=0)
+        if closed:
+            act = JournalWriter(
+                self._sweep.acts, self._sweep.sweep, f"recovery by agent {self._agent}", name=self._act_name()
+            )
+            act.append(closed)
+            act.close()
+
+    def _act_name(self) -> str:
+        return f"recovery-{self._agent.batch}-{self._agent.restart}.{self._agent.node}"
+
+    def _recover_lost(self, attempt: Attempt) -> list[Event]:
+        """Whose agent died without a word: see if it left a result, else put it back. Returns what to record."""
+        try:
+            report = read_report(self._sweep.result(attempt))
+        except FileNotFoundError:
+            pass
+        except ClusterduckError as error:
+            self._say(f"{error} The run is executed again.")
+        else:
+            known = {key: value for key, value in report.items() if key in AttemptEnded.__dataclass_fields__}
+            known |= {"result": str(self._sweep.result(attempt)), "run": attempt.run, "attempt": attempt.number}
+            return [AttemptEnded(**known)]
+        losses = self._losses_before(attempt) + 1
+        if losses >= MOST_LOSSES:
+            reason = f"its node or agent was lost {losses} times while it ran; it may be the cause"
+            self._say(f"run {attempt} is not executed again: {reason}")
+            return [AttemptEnded(run=attempt.run, attempt=attempt.number, state=State.FAILED.value, reason=reason)]
+        self._put_back(attempt, f"attempt {attempt.number} was lost with its node or agent", losses)
+        return []
+
+    def _losses_before(self, attempt: Attempt) -> int:
+        return self._queue.read(attempt).losses if attempt.number > 1 else 0
+
+    def _put_back(self, attempt: Attempt, reason: str, losses: int) -> None:
+        entry = following(
+            attempt,
+            self._queue.read(attempt) if attempt.number > 1 else None,
+            launch=self._settings.launch,
+            kind="restart",
+            reason=reason,
+            by=str(self._agent),
+            folder=self._folders.get(attempt.run),
+            losses=losses,
+        )
+        if self._claiming.put_back(entry):
+            self._say(f"run {attempt.run} is executed again as attempt {entry.attempt.number}: {reason}")
+
+    def _claimed_by(self, agents: list[AgentId]) -> set[Attempt]:
+        claims = Claims(self._sweep.claims, str(self._agent))
+        names = {str(agent) for agent in agents}
+        return {attempt for attempt in claims.taken() if claims.owner(attempt) in names}
+
+
+def _events(files: list[Path]) -> list[Event]:
+    """All that can be read of journals whose writer is dead; what is torn at their end is gone."""
+    found: list[Event] = []
+    for path in files:
+        offset, bad = 0, None
+        while True:
+            chunk = journal.read(path, offset, skip_bad_at=bad)
+            found += chunk.events
+            bad = chunk.bad_at
+            if chunk.offset == offset and bad is None:
+                break
+            offset = chunk.offset
+    return found
