@@ -97,6 +97,10 @@ class ClusterduckSlurmConf(ClusterduckConf):
     srun_args: list[str] | None = None
 
 
+#: Mappings that start empty and may get any key, on the command line without a ``+`` too.
+OPEN = ("resources_config", "additional_parameters")
+
+
 class _WhenChosen:
     """Stands for a dataclass in the ConfigStore, which hands out deep copies only: a copy of this is the config.
 
@@ -107,7 +111,11 @@ class _WhenChosen:
         self._schema = schema
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return OmegaConf.structured(self._schema)
+        config = OmegaConf.structured(self._schema)
+        for name in OPEN:
+            if name in config:
+                OmegaConf.set_struct(config[name], False)
+        return config
 
 
 def _store(name: str, schema: type) -> None:
