@@ -135,6 +135,9 @@ class Options:
         ):
             if self.submitit.get(name) is not None:
                 _require_number(name, self.submitit[name], least)
+        memory = self.submitit.get("mem_gb")
+        if memory is not None and not memory > 0:
+            raise ConfigError(f"hydra.launcher.mem_gb must be more than 0, not {memory}.")
         if not self.publish_interval_s > 0:
             raise ConfigError(f"hydra.launcher.publish_interval_s must be more than 0, not {self.publish_interval_s}.")
         total, parallel = self.total_runs_per_node, self.parallel_runs_per_node

@@ -171,7 +171,8 @@ def _why_batch_lives(batch: BatchView) -> str | None:
             recent = min(heard, time.time() - submitted.time) < SILENCE_S
             return f"was alive on {submitted.host} a moment ago" if recent else None
         pids = [(int(submitted.job_id), submitted.time)] if submitted.job_id.isdigit() else []
-        pids += [(agent.pid, agent.heard_at) for agent in batch.agents.values() if not agent.ended and agent.pid]
+        agents = [agent for agent in batch.agents.values() if agent.host == submitted.host and not agent.ended]
+        pids += [(agent.pid, agent.heard_at) for agent in agents]
         for pid, known_at in pids:
             if is_running(pid, known_at):
                 return f"is running here, as process {pid}"

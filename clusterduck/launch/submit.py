@@ -1,8 +1,8 @@
 """Hands jobs to submitit: to its Slurm executor from the launching process, to its local one from a process of its own.
 
 The only module that imports submitit. As ``python -m clusterduck.launch.submit`` it is that process of its own: it
-leads a session with no terminal and holds none of the launching process's descriptors, so that neither Ctrl-C nor a closed
-terminal reaches the jobs, and a pipe behind the launching command ends with that command.
+leads a session with no terminal and holds none of the launching process's descriptors, so that neither Ctrl-C nor a
+closed terminal reaches the jobs, and a pipe behind the launching command ends with that command.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from submitit.slurm import slurm
 
 from clusterduck.agent.main import AgentJob
 from clusterduck.agent.settings import AgentSettings
-from clusterduck.errors import ConfigError, SubmissionError
+from clusterduck.errors import SubmissionError
 from clusterduck.launch.options import SHARED, Options
 
 #: Jobs to an array: with Slurm's default MaxArraySize of 1001, the highest index is 1000.
@@ -44,18 +44,6 @@ def parameters(options: Options) -> dict[str, Any]:
     """The options as submitit's executor takes them: those of one cluster carry its name in front."""
     named = {name if name in SHARED else f"{options.cluster}_{name}": value for name, value in options.submitit.items()}
     return {name: value for name, value in named.items() if value is not None}
-
-
-def check(options: Options) -> None:
-    """Have submitit check the options for Slurm, without writing anything.
-
-    Raises:
-        ConfigError: in its words.
-    """
-    try:
-        sbatch_file(options, 1)
-    except (ValueError, NameError, AssertionError, TypeError) as error:
-        raise ConfigError(f"These options of hydra.launcher cannot be submitted: {error}") from None
 
 
 def sbatch_file(options: Options, jobs: int) -> str:
@@ -82,11 +70,7 @@ def submit_to_slurm(options: Options, agents: Sequence[AgentSettings]) -> Iterat
     Raises:
         SubmissionError: with sbatch's own words, if it refuses, or answers what nobody can read.
     """
-    special: dict[str, Any] = {} if options.python is None else {"slurm_python": options.python}
-    executor = submitit.AutoExecutor(
-        folder=options.submitit_folder, cluster="slurm", slurm_max_num_timeout=options.max_num_timeout, **special
-    )
-    executor.update_parameters(**parameters(options))
+    executor = _slurm_executor(options)
     for start in range(0, len(agents), MAX_ARRAY):
         words = io.StringIO()  # submitit prints what sbatch says, unread; we say it ourselves
         try:
@@ -99,6 +83,18 @@ def submit_to_slurm(options: Options, agents: Sequence[AgentSettings]) -> Iterat
         except OSError as error:
             raise SubmissionError(f"sbatch could not be run: {error}") from None
         yield [Submitted(str(job.job_id), str(job.paths.folder)) for job in jobs]
+
+
+def _slurm_executor(options: Options) -> submitit.AutoExecutor:
+    special: dict[str, Any] = {} if options.python is None else {"slurm_python": options.python}
+    try:
+        executor = submitit.AutoExecutor(
+            folder=options.submitit_folder, cluster="slurm", slurm_max_num_timeout=options.max_num_timeout, **special
+        )
+        executor.update_parameters(**parameters(options))
+    except (ValueError, NameError, AssertionError, TypeError, RuntimeError) as error:
+        raise SubmissionError(f"submitit does not take these options of hydra.launcher: {error}") from None
+    return executor
 
 
 def _submit(executor: submitit.AutoExecutor, agents: Sequence[AgentSettings]) -> list[Any]:

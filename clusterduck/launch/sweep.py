@@ -89,12 +89,8 @@ class Sweep:
         self._sweep = register.new_sweep_id(str(config.hydra.job.name))
         sweepers.check(str(config.hydra.sweeper._target_), self._options.wait_for_completion)
         self._ledger = register.ledger_for(Path(self._cwd), self._options.ledger)
-        if cluster == "slurm":
-            from clusterduck.launch import submit
-
-            if self._options.do_submit:
-                require_slurm()
-            submit.check(self._options)
+        if cluster == "slurm" and self._options.do_submit:
+            require_slurm()
         if self._options.do_submit:
             self._ownership = owner.take(self._sweep_dir, self._sweep)
             atexit.register(self._give_back_unused)
