@@ -90,6 +90,7 @@ class BatchPlanned(Event):
     nodes: int
     slots_per_node: int
     share_runs: bool
+    attempts: list[tuple[int, int]] = field(default_factory=list)  # the home of a batch for requeued attempts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +131,50 @@ class LaunchEnded(Event):
 
     name: ClassVar[str] = "launch_ended"
     launch: int
+
+
+# --- acts: written by whoever did it, a person's command or an agent, before it is done
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptsRequeued(Event):
+    """New attempts, as pairs of run and attempt number, were put into the queue."""
+
+    name: ClassVar[str] = "requeued"
+    attempts: list[tuple[int, int]]
+    kind: str  # see queue.KINDS: "person", "retry" or "restart"
+    reason: str
+    user: str
+    host: str
+    overrides: list[str] = field(default_factory=list)  # added by this act
+    as_submitted: bool = True
+    fresh: bool = False
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptsCancelled(Event):
+    """Attempts that nobody had claimed will never start: whoever cancelled them has claimed them."""
+
+    name: ClassVar[str] = "cancelled"
+    attempts: list[tuple[int, int]]
+    reason: str
+    user: str
+    host: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked(Event):
+    """Agents were asked to do something (see inbox.KINDS), or Slurm to end a job ("scancel")."""
+
+    name: ClassVar[str] = "asked"
+    kind: str
+    user: str
+    host: str
+    batches: list[str] = field(default_factory=list)
+    attempts: list[tuple[int, int]] = field(default_factory=list)
+    job_id: str | None = None
 
 
 # --- written by an agent; which agent, the journal's path says

@@ -11,15 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from clusterduck import journal
+from clusterduck import identity, journal
 from clusterduck.agent.claiming import Claiming
 from clusterduck.agent.settings import AgentSettings
 from clusterduck.errors import ClusterduckError
-from clusterduck.events import AttemptEnded, AttemptLocated, AttemptStarted, Event
+from clusterduck.events import AttemptEnded, AttemptLocated, AttemptsRequeued, AttemptStarted, Event
 from clusterduck.journal import JournalWriter
 from clusterduck.model import AgentId, Attempt, State
 from clusterduck.paths import SweepPaths
-from clusterduck.queue import Claims, Queue, following
+from clusterduck.queue import Claims, Queue, Requeued, following
 from clusterduck.result import read_report
 
 #: How often a run may be lost with its node before it is left FAILED.
@@ -43,6 +43,11 @@ class Recovery:
         self._say = say
         self._sweep = SweepPaths(Path(settings.sweep_root))
         self._queue = Queue(self._sweep.queue)
+        name = f"recovery-{agent.batch}-{agent.restart}.{agent.node}"
+        self._act = JournalWriter(self._sweep.acts, self._sweep.sweep, f"recovery by agent {agent}", name=name)
+        self._recorded = False
+        self._folders: dict[int, str] = {}
+        self._in_queue: set[Attempt] = set()
 
     def run(self) -> None:
         """Do it.
@@ -55,7 +60,7 @@ class Recovery:
             for agent, files in self._sweep.agent_journals(self._settings.batch).items()
             if agent.restart < self._agent.restart and agent.node % self._settings.nodes == self._agent.node
         ]
-        self._folders: dict[int, str] = {}
+        self._in_queue = set(self._queue.listing())
         started: set[Attempt] = set()
         ended: dict[Attempt, AttemptEnded] = {}
         for _, files in earlier:
@@ -66,27 +71,24 @@ class Recovery:
                     self._folders[event.run] = event.run_dir
                 elif isinstance(event, AttemptEnded):
                     ended[Attempt(event.run, event.attempt)] = event
-        closed: list[Event] = []
         for attempt in sorted(started):
             end = ended.get(attempt)
             if end is None:
-                closed += self._recover_lost(attempt)
+                self._recover_lost(attempt)
             elif end.by_job_end and end.state != State.COMPLETED.value:
                 self._put_back(attempt, f"attempt {attempt.number} ended {end.state} with its job", losses=0)
         for attempt in sorted(self._claimed_by([agent for agent, _ in earlier]) - started):
             self._put_back(attempt, f"attempt {attempt.number} was claimed and never started", losses=0)
-        if closed:
-            act = JournalWriter(
-                self._sweep.acts, self._sweep.sweep, f"recovery by agent {self._agent}", name=self._act_name()
-            )
-            act.append(closed)
-            act.close()
+        if self._recorded:
+            self._act.close()
 
-    def _act_name(self) -> str:
-        return f"recovery-{self._agent.batch}-{self._agent.restart}.{self._agent.node}"
+    def _record(self, event: Event) -> None:
+        self._recorded = True
+        self._act.append([event])
+        self._act.flush(sync=True)
 
-    def _recover_lost(self, attempt: Attempt) -> list[Event]:
-        """Whose agent died without a word: see if it left a result, else put it back. Returns what to record."""
+    def _recover_lost(self, attempt: Attempt) -> None:
+        """Whose agent died without a word: see if it left a result, else put it back."""
         try:
             report = read_report(self._sweep.result(attempt))
         except FileNotFoundError:
@@ -96,14 +98,15 @@ class Recovery:
         else:
             known = {key: value for key, value in report.items() if key in AttemptEnded.__dataclass_fields__}
             known |= {"result": str(self._sweep.result(attempt)), "run": attempt.run, "attempt": attempt.number}
-            return [AttemptEnded(**known)]
+            self._record(AttemptEnded(**known))
+            return
         losses = self._losses_before(attempt) + 1
-        if losses >= MOST_LOSSES:
-            reason = f"its node or agent was lost {losses} times while it ran; it may be the cause"
-            self._say(f"run {attempt} is not executed again: {reason}")
-            return [AttemptEnded(run=attempt.run, attempt=attempt.number, state=State.FAILED.value, reason=reason)]
-        self._put_back(attempt, f"attempt {attempt.number} was lost with its node or agent", losses)
-        return []
+        if losses < MOST_LOSSES:
+            self._put_back(attempt, f"attempt {attempt.number} was lost with its node or agent", losses)
+            return
+        reason = f"its node or agent was lost {losses} times while it ran; it may be the cause"
+        self._say(f"run {attempt} is not executed again: {reason}")
+        self._record(AttemptEnded(run=attempt.run, attempt=attempt.number, state=State.FAILED.value, reason=reason))
 
     def _losses_before(self, attempt: Attempt) -> int:
         return self._queue.read(attempt).losses if attempt.number > 1 else 0
@@ -119,6 +122,9 @@ class Recovery:
             folder=self._folders.get(attempt.run),
             losses=losses,
         )
+        if entry.attempt in self._in_queue:
+            return
+        self._record(requeued_event(entry))
         if self._claiming.put_back(entry):
             self._say(f"run {attempt.run} is executed again as attempt {entry.attempt.number}: {reason}")
 
@@ -126,6 +132,17 @@ class Recovery:
         claims = Claims(self._sweep.claims, str(self._agent))
         names = {str(agent) for agent in agents}
         return {attempt for attempt in claims.taken() if claims.owner(attempt) in names}
+
+
+def requeued_event(entry: Requeued) -> AttemptsRequeued:
+    """The event to be recorded before an agent puts an entry into the queue."""
+    return AttemptsRequeued(
+        attempts=[(entry.attempt.run, entry.attempt.number)],
+        kind=entry.kind,
+        reason=entry.reason,
+        user=identity.user(),
+        host=identity.host(),
+    )
 
 
 def _events(files: list[Path]) -> list[Event]:

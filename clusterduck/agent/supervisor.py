@@ -23,6 +23,7 @@ from clusterduck.agent.errands import Errands
 from clusterduck.agent.load import LoadWatch
 from clusterduck.agent.memory import OomCounter
 from clusterduck.agent.process import ForkServer, Leftovers, Verdict, handles, signal_group
+from clusterduck.agent.recovery import requeued_event
 from clusterduck.agent.reports import Reports
 from clusterduck.agent.running import Running, own_tmpdirs
 from clusterduck.agent.samples import Sampler
@@ -431,6 +432,7 @@ class Supervisor:
                 folder=running.run_dir,
             )
             self._say(f"run {running.attempt.run} is put back into the queue: {entry.reason}")
+            self._writer.record([requeued_event(entry)])
             self._writer.put_back(entry)
         elif verdict.state in FAILED_STATES:
             self._writer.mark_failure(running.attempt)
