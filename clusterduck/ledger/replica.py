@@ -209,18 +209,20 @@ class Replica:
         problems: list[str] = []
         more = False
         for sweep, root, is_noted in self._sweeps_to_visit(look_at):
+            if more or (journals and is_time_up()):
+                more = True
+                break
             try:
-                require_own(root)
-                paths = SweepPaths(root).journals()
+                paths = self._open_journals(sweep, root)
             except FileNotFoundError:
                 continue  # the sweep's folder was deleted; what the ledger knows of it stays
             except (OSError, UnsafePathError) as error:
                 problems.append(str(error))
                 continue
-            closed = self._closed_journals(sweep)
             for path in paths:
-                if f"{sweep}/{path.relative_to(root)}" in closed:
-                    continue
+                if more or (journals and is_time_up()):
+                    more = True
+                    break
                 journals += 1
                 try:
                     folded = fold_journal(self.connection, sweep, root, path, clock=self._clock, is_time_up=is_time_up)
@@ -228,15 +230,17 @@ class Replica:
                     problems.append(str(error))
                     continue
                 events += folded.events
-                more = more or folded.more
-                if is_time_up():
-                    break
-            if is_time_up():
-                more = True
-                break
-            if is_noted:
+                more = folded.more
+            if is_noted and not more:
                 self._note_visit(sweep)
         return FoldReport(events, journals, tuple(problems), more, time.monotonic() - start)
+
+    def _open_journals(self, sweep: str, root: Path) -> list[Path]:
+        """The sweep's journals but for those that are closed and folded."""
+        require_own(root)
+        found = self.connection.execute("SELECT path FROM journal WHERE sweep = ? AND closed = 1", (sweep,)).fetchall()
+        closed = {row[0] for row in found}
+        return [path for path in SweepPaths(root).journals() if f"{sweep}/{path.relative_to(root)}" not in closed]
 
     def _sweeps_to_visit(self, look_at: Collection[str]) -> list[tuple[str, Path, bool]]:
         """The sweeps to look at now, those first that were looked at longest ago, and whether to note the visit."""
@@ -266,10 +270,6 @@ class Replica:
         with immediate(self.connection):
             names = storable(str(root.parent.parent)), storable(str(root)), sweep
             self.connection.execute("UPDATE sweep SET folder = ?, root = ? WHERE id = ?", names)
-
-    def _closed_journals(self, sweep: str) -> set[str]:
-        found = self.connection.execute("SELECT path FROM journal WHERE sweep = ? AND closed = 1", (sweep,)).fetchall()
-        return {row[0] for row in found}
 
     def _note_visit(self, sweep: str) -> None:
         with immediate(self.connection):

@@ -9,7 +9,7 @@ from typing import Any
 
 from clusterduck import events, journal
 from clusterduck.events import Event
-from clusterduck.model import AgentId, Slot
+from clusterduck.model import AgentId, Slot, State
 from clusterduck.paths import HIDDEN, LEDGER_NAME, LedgerPaths, SweepPaths
 
 #: When the sweeps built here begin, in seconds since the epoch.
@@ -206,3 +206,21 @@ def tables(connection: sqlite3.Connection) -> dict[str, list[tuple[Any, ...]]]:
         if name not in BOOKKEEPING
     ]
     return {name: sorted(connection.execute(f"SELECT * FROM {name}").fetchall(), key=repr) for name in names}
+
+
+def recount(connection: sqlite3.Connection, sweep: str) -> dict[str, int]:
+    """How many of a sweep's runs are in which state, counted one by one."""
+    return dict(
+        connection.execute("SELECT state, count(*) FROM run WHERE sweep = ? GROUP BY state", (sweep,)).fetchall()
+    )
+
+
+def kept_counts(connection: sqlite3.Connection, sweep: str) -> dict[str, int]:
+    """The same as the sweep's row keeps it, without the states that no run is in."""
+    names = [state.value for state in State]
+    row = connection.execute(
+        "SELECT pending, running, completed, failed, cancelled, timeout, out_of_memory, node_fail, preempted "
+        "FROM sweep WHERE id = ?",
+        (sweep,),
+    ).fetchone()
+    return {name: count for name, count in zip(names, row, strict=True) if count}

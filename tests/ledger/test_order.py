@@ -1,0 +1,189 @@
+"""The ledger is a function of what the journals say: of no order, and of no number of times that it is said."""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from journals_builder import SweepBuilder, kept_counts, recount, tables
+
+from clusterduck import events
+from clusterduck.ledger import fold
+
+
+def fold_all(connection: sqlite3.Connection, sweep: SweepBuilder, paths: list[Path]) -> None:
+    for path in paths:
+        fold.fold_journal(connection, sweep.sweep, sweep.paths.root, path, clock=time.time, is_time_up=lambda: False)
+
+
+def with_second_segment(base: Path) -> tuple[SweepBuilder, list[Path]]:
+    """Two jobs: the agent of one had to begin a second segment, the other one's died and its job was closed."""
+    sweep = SweepBuilder(base)
+    at = sweep.start + 100
+    told = sweep.agent(range(6), "node0", slots=2)
+    torn = [*told[:9], sweep.started(at + 50, 11, slot=1)]  # the last of them is not in the second segment
+    paths = [
+        sweep.write(sweep.launch_journal(), sweep.launch(12, batches=2, slots=2)),
+        sweep.write(sweep.agent_journal("0-0"), torn, close=False),
+        sweep.write(sweep.agent_journal("0-0", segment=1), told[5:]),
+        sweep.write(
+            sweep.agent_journal("0-1"),
+            [
+                sweep.agent_started(at, "node1", slots=2),
+                sweep.started(at + 1, 6, slot=0),
+                sweep.started(at + 1, 7, slot=1),
+                sweep.located(at + 2, 6),
+                sweep.beat(at + 3, busy=2, slots=2),
+                sweep.ended(at + 9, 6, started_at=at + 1.5),
+            ],
+            close=False,
+        ),
+        sweep.write(
+            sweep.act_journal("close-1"),
+            [
+                events.BatchClosed(time=at + 300, batch="0-1", state="NODE_FAIL", reason="Slurm says: NODE_FAIL"),
+                events.RunsClosed(time=at + 301, ranges=[(8, 10), (5, 6)], state="CANCELLED", reason="by ada"),
+            ],
+        ),
+    ]
+    return sweep, paths
+
+
+def with_restart(base: Path) -> tuple[SweepBuilder, list[Path]]:
+    """A job that was called dead, started again, and died again; one of its runs left a result that somebody found."""
+    sweep = SweepBuilder(base)
+    at = sweep.start + 100
+    result = sweep.ended(at + 330, 4, started_at=at + 301)
+    paths = [
+        sweep.write(sweep.launch_journal(), sweep.launch(8, slots=2)),
+        sweep.write(
+            sweep.agent_journal("0-0"),
+            [
+                sweep.agent_started(at, "node0", slots=2),
+                sweep.started(at + 1, 0, slot=0),
+                sweep.started(at + 1, 1, slot=1),
+                sweep.ended(at + 5, 0, state="FAILED"),
+                sweep.started(at + 6, 2, slot=0),
+            ],
+            close=False,
+        ),
+        sweep.write(
+            sweep.agent_journal("0-0", restart=1),
+            [
+                sweep.agent_started(at + 300, "node1", slots=2),
+                sweep.started(at + 301, 0, attempt=2, slot=0),
+                sweep.started(at + 301, 4, slot=1),
+                sweep.ended(at + 310, 0, attempt=2),
+                sweep.started(at + 311, 5, slot=0),
+                sweep.beat(at + 320, busy=2, slots=2),
+            ],
+            close=False,
+        ),
+        sweep.write(
+            sweep.act_journal("close-1"),
+            [events.BatchClosed(time=at + 120, batch="0-0", state="NODE_FAIL", reason="the first time")],
+        ),
+        sweep.write(
+            sweep.act_journal("close-2"),
+            [
+                events.AttemptEnded(**{**vars(result), "agent": "0-0/1.0"}),
+                events.AttemptEnded(**{**vars(sweep.ended(at + 7, 0, state="CANCELLED")), "agent": "0-0/0.0"}),
+                events.BatchClosed(time=at + 400, batch="0-0", state="TIMEOUT", reason="the second time"),
+            ],
+        ),
+        sweep.write(
+            sweep.act_journal("close-3"),
+            [
+                events.AttemptEnded(**{**vars(result), "time": at + 333, "reason": "x", "agent": "0-0/1.0"}),
+                events.BatchClosed(time=at + 401, batch="0-0", state="FAILED", reason="another host, a bit later"),
+                events.RunsClosed(time=at + 405, ranges=[(0, 7)], state="CANCELLED", reason="by ada"),
+                events.RunsClosed(time=at + 404, ranges=[(6, 8)], state="CANCELLED", reason="by bob"),
+            ],
+        ),
+    ]
+    return sweep, paths
+
+
+@pytest.mark.parametrize("scene", [with_second_segment, with_restart])
+def test_every_order_of_journals_gives_the_same_tables(
+    scene: Callable[[Path], tuple[SweepBuilder, list[Path]]],
+    tmp_path: Path,
+    empty: Callable[[], sqlite3.Connection],
+) -> None:
+    sweep, paths = scene(tmp_path)
+    first = empty()
+    fold_all(first, sweep, paths)
+    expected = tables(first)
+    assert kept_counts(first, sweep.sweep) == recount(first, sweep.sweep)
+    for order in itertools.permutations(paths):
+        replica = empty()
+        fold_all(replica, sweep, list(order))
+        assert tables(replica) == expected, [path.name for path in order]
+        replica.close()
+
+
+def test_what_the_restarted_job_left(tmp_path: Path, empty: Callable[[], sqlite3.Connection]) -> None:
+    sweep, paths = with_restart(tmp_path)
+    replica = empty()
+    fold_all(replica, sweep, paths)
+    runs = replica.execute("SELECT number, attempt, state, reason, duration_s FROM run ORDER BY number").fetchall()
+    assert runs == [
+        (0, 2, "COMPLETED", None, 9.0),
+        (1, 1, "NODE_FAIL", "the first time", 119.0),
+        (2, 1, "NODE_FAIL", "the first time", 114.0),
+        (3, 0, "CANCELLED", "by ada", None),
+        (4, 1, "COMPLETED", None, 29.0),
+        (5, 1, "TIMEOUT", "the second time", 89.0),
+        (6, 0, "CANCELLED", "by bob", None),
+        (7, 0, "CANCELLED", "by bob", None),
+    ]
+    batch = replica.execute("SELECT state, reason, started_at, ended_at FROM batch").fetchall()
+    assert batch == [("TIMEOUT", "the second time", "2025-10-09T09:00:00.000Z", "2025-10-09T09:01:40.000Z")]
+    assert replica.execute("SELECT count(*) FROM slot WHERE run IS NOT NULL").fetchone() == (0,)
+    assert replica.execute("SELECT state FROM attempt WHERE run = 0 AND number = 1").fetchone() == ("FAILED",)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_journals_folded_in_turns_give_the_same_tables(
+    data: st.DataObject,
+    tmp_path_factory: pytest.TempPathFactory,
+    empty: Callable[[], sqlite3.Connection],
+) -> None:
+    """Stretch by stretch, a few lines at a time, from whichever journal comes next."""
+    scene = data.draw(st.sampled_from([with_second_segment, with_restart]))
+    sweep, paths = scene(tmp_path_factory.mktemp("turns"))
+    whole = empty()
+    fold_all(whole, sweep, paths)
+    replica = empty()
+    stretch = data.draw(st.integers(300, 2500))
+    left = list(paths)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fold, "STRETCH_BYTES", stretch)
+        while left:
+            path = data.draw(st.sampled_from(left))
+            folded = fold.fold_journal(
+                replica, sweep.sweep, sweep.paths.root, path, clock=time.time, is_time_up=lambda: True
+            )
+            if not folded.more:
+                left.remove(path)
+            assert kept_counts(replica, sweep.sweep) == recount(replica, sweep.sweep)
+    assert tables(replica) == tables(whole)
+    replica.close()
+    whole.close()
+
+
+def test_folding_again_from_the_start_changes_nothing(tmp_path: Path, empty: Callable[[], sqlite3.Connection]) -> None:
+    sweep, paths = with_second_segment(tmp_path)
+    replica = empty()
+    fold_all(replica, sweep, paths)
+    before = tables(replica)
+    replica.execute("DELETE FROM journal")  # as if every segment had been written a second time
+    fold_all(replica, sweep, paths)
+    assert tables(replica) == before

@@ -1,0 +1,170 @@
+"""Many processes at once, and processes killed at any instant, on real files."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+from journals_builder import SweepBuilder, kept_counts, recount, tables
+
+from clusterduck.ledger import fold, schema
+from clusterduck.ledger.publish import publish
+from clusterduck.ledger.replica import Replica
+from clusterduck.paths import LedgerPaths
+
+FORK = multiprocessing.get_context("fork")
+
+
+def start(work: Callable[..., None], *arguments: Any) -> Any:
+    process = FORK.Process(target=work, args=arguments)
+    process.start()
+    return process
+
+
+def finish(processes: list[Any]) -> None:
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0] * len(processes)
+
+
+def on_host(folder: Path) -> None:
+    """Make this process one of another host: with a temporary folder, and so a replica, of its own."""
+    folder.mkdir(exist_ok=True)
+    tempfile.tempdir = str(folder)
+
+
+def folded_afresh(ledger: Path, empty: Callable[[], sqlite3.Connection]) -> dict[str, list[tuple[Any, ...]]]:
+    """What a replica holds into which one process folds everything, undisturbed."""
+    replica = empty()
+    for sweep, root in LedgerPaths(ledger).sweep_roots().items():
+        for path in sorted(root.rglob("*.jsonl")):
+            fold.fold_journal(replica, sweep, root, path, clock=lambda: 0.0, is_time_up=lambda: False)
+    return tables(replica)
+
+
+def migrate(path: Path, ready: Barrier) -> None:
+    ready.wait(60)
+    connection = sqlite3.connect(path, timeout=60, isolation_level=None)
+    schema.migrate(connection, path)
+    assert schema.version(connection) == len(schema.STEPS)
+    assert connection.execute("SELECT count(*) FROM run").fetchone() == (0,)
+
+
+def test_twenty_processes_make_the_tables_at_once(tmp_path: Path) -> None:
+    ready = FORK.Barrier(20)
+    finish([start(migrate, tmp_path / "new.db", ready) for _ in range(20)])
+
+
+def open_and_catch_up(ledger: Path, ready: Barrier, stretch: int) -> None:
+    fold.STRETCH_BYTES = stretch
+    ready.wait(60)
+    with Replica.open(ledger) as replica:
+        report = replica.catch_up()
+        assert not report.problems and not report.more
+
+
+def test_several_processes_fold_the_same_journals_at_once(
+    tmp_path: Path, empty: Callable[[], sqlite3.Connection]
+) -> None:
+    sweep = SweepBuilder(tmp_path)
+    sweep.write_all(runs=240, batches=3)
+    other = SweepBuilder(tmp_path, "other-a2b3c")
+    other.write_all(runs=40, batches=2)
+    ready = FORK.Barrier(5)
+    finish([start(open_and_catch_up, sweep.ledger, ready, 3000) for _ in range(5)])
+    with Replica.open(sweep.ledger) as replica:
+        assert tables(replica.connection) == folded_afresh(sweep.ledger, empty)
+        for one in (sweep, other):
+            assert kept_counts(replica.connection, one.sweep) == recount(replica.connection, one.sweep)
+
+
+def fold_when_watched(ledger: Path, begun: Any) -> None:
+    fold.STRETCH_BYTES = 2000  # a transaction every few events
+    with Replica.open(ledger) as replica:
+        begun.set()
+        replica.catch_up()
+
+
+def test_killed_at_any_instant_and_caught_up(tmp_path: Path, empty: Callable[[], sqlite3.Connection]) -> None:
+    sweep = SweepBuilder(tmp_path)
+    sweep.write_all(runs=1000, batches=3)
+    total = sum(path.stat().st_size for path in sweep.paths.journals())
+    dice = random.Random(4)
+    offsets = [0]
+    while offsets[-1] < total and len(offsets) < 40:
+        begun = FORK.Event()
+        process = start(fold_when_watched, sweep.ledger, begun)
+        assert begun.wait(60)
+        process.join(dice.uniform(0, 0.06))
+        process.kill()
+        process.join(60)
+        with Replica.open(sweep.ledger) as replica:
+            connection = replica.connection
+            offsets.append(connection.execute('SELECT coalesce(sum("offset"), 0) FROM journal').fetchone()[0])
+            if offsets[-1]:
+                assert kept_counts(connection, sweep.sweep) == recount(connection, sweep.sweep)
+    assert offsets == sorted(offsets)
+    assert len({offset for offset in offsets if 0 < offset < total}) >= 3, "it was never killed half-way"
+    with Replica.open(sweep.ledger) as replica:
+        replica.catch_up()
+        assert tables(replica.connection) == folded_afresh(sweep.ledger, empty)
+
+
+def write_on(sweep: SweepBuilder) -> None:
+    """An agent that goes on reporting, a few events at a time, whenever the ledger has been replaced."""
+    new = sweep.agent(range(400), "node0")
+    deadline = time.monotonic() + 60
+    for begin in range(0, len(new), 40):
+        before = os.stat(sweep.ledger).st_ino
+        sweep.write(sweep.agent_journal(), new[begin : begin + 40], close=False)
+        while os.stat(sweep.ledger).st_ino == before and time.monotonic() < deadline:
+            os.sched_yield()
+
+
+def publish_on(ledger: Path, host: Path, writing: Any) -> None:
+    on_host(host)
+    with Replica.open(ledger) as replica:
+        while True:
+            is_last = not writing.is_set()
+            replica.catch_up()
+            publish(replica, ledger)
+            if is_last:
+                break
+
+
+def test_racing_publishers_of_several_hosts(tmp_path: Path, empty: Callable[[], sqlite3.Connection]) -> None:
+    sweep = SweepBuilder(tmp_path)
+    sweep.write(sweep.launch_journal(), sweep.launch(400))
+    with Replica.open(sweep.ledger) as replica:
+        replica.catch_up()
+        assert publish(replica, sweep.ledger)
+    writing = FORK.Event()
+    writing.set()
+    publishers = [start(publish_on, sweep.ledger, tmp_path / f"host{index}", writing) for index in range(3)]
+    writer = start(write_on, sweep)
+    generations = []
+    while any(process.is_alive() for process in publishers):
+        if not writer.is_alive():
+            writing.clear()
+        with sqlite3.connect(f"file:{sweep.ledger}?mode=ro", uri=True) as reader:
+            assert reader.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+            assert reader.execute("PRAGMA quick_check").fetchone() == ("ok",)
+            assert kept_counts(reader, sweep.sweep) == recount(reader, sweep.sweep)
+            generations.append(int(schema.get_meta(reader, "generation") or -1))
+        reader.close()
+    finish([writer, *publishers])
+    assert generations == sorted(generations)
+    assert len(set(generations)) > 10, "the ledger was hardly ever replaced"
+    with sqlite3.connect(sweep.ledger) as reader:
+        assert tables(reader) == folded_afresh(sweep.ledger, empty)
+    reader.close()
+    left = {path.name for path in sweep.ledger.parent.iterdir()}
+    assert left == {".gitignore", "ledger.db", "sweeps"}

@@ -1,0 +1,296 @@
+"""Opening a replica (private, migrated, made anew when damaged or taken away), and catching up."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from journals_builder import START, SweepBuilder, tables
+
+from clusterduck import events, journal
+from clusterduck.errors import LedgerError, UnsafePathError
+from clusterduck.ledger import replica as replica_module
+from clusterduck.ledger import schema, settle
+from clusterduck.ledger.replica import Replica
+from clusterduck.paths import LedgerPaths
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> SweepBuilder:
+    builder = SweepBuilder(tmp_path)
+    builder.write_all(runs=8, batches=1)
+    return builder
+
+
+def completed(replica: Replica) -> int:
+    return int(replica.connection.execute("SELECT coalesce(sum(completed), 0) FROM sweep").fetchone()[0])
+
+
+def replica_file(sweep: SweepBuilder) -> Path:
+    return LedgerPaths(sweep.ledger).replica_folder / replica_module.NAME
+
+
+def test_it_is_for_the_owner_alone_whatever_the_umask(sweep: SweepBuilder) -> None:
+    before = os.umask(0)
+    try:
+        with Replica.open(sweep.ledger) as replica:
+            replica.catch_up()
+            for path in (replica.path.parent.parent, replica.path.parent, *replica.path.parent.iterdir()):
+                assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+    finally:
+        os.umask(before)
+
+
+def test_a_folder_that_others_could_write_is_refused(sweep: SweepBuilder) -> None:
+    folder = LedgerPaths(sweep.ledger).replica_folder
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    with pytest.raises(UnsafePathError, match="can be written by other users"):
+        Replica.open(sweep.ledger)
+
+
+def test_a_parent_folder_that_others_could_write_is_refused(
+    sweep: SweepBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    parent = LedgerPaths(sweep.ledger).replica_folder.parent
+    parent.mkdir()
+    parent.chmod(0o777)
+    with pytest.raises(UnsafePathError, match="can be written by other users"):
+        Replica.open(sweep.ledger)
+
+
+def test_a_temporary_folder_that_cannot_be_written_is_one_sentence(
+    sweep: SweepBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
+    with pytest.raises(LedgerError, match="TMPDIR"):
+        Replica.open(sweep.ledger)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda path: path.write_bytes(b""), id="empty"),
+        pytest.param(lambda path: path.write_bytes(b"these are notes of somebody's\n" * 500), id="no database"),
+        pytest.param(lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]), id="half"),
+        pytest.param(
+            lambda path: path.write_bytes(path.read_bytes()[:8192] + os.urandom(path.stat().st_size - 8192)),
+            id="garbled",
+        ),
+    ],
+)
+def test_a_damaged_file_is_made_anew_from_the_journals(sweep: SweepBuilder, damage: Callable[[Path], object]) -> None:
+    with Replica.open(sweep.ledger) as replica:
+        replica.catch_up()
+        expected = tables(replica.connection)
+    damage(replica_file(sweep))
+    with Replica.open(sweep.ledger) as replica:
+        replica.catch_up()
+        assert tables(replica.connection) == expected
+
+
+def test_somebody_elses_database_is_made_anew(sweep: SweepBuilder, tmp_path: Path) -> None:
+    path = replica_file(sweep)
+    path.parent.mkdir(parents=True, mode=0o700)
+    path.parent.parent.chmod(0o700)
+    with sqlite3.connect(path) as foreign:
+        foreign.execute("CREATE TABLE run (number)")
+    foreign.close()
+    with Replica.open(sweep.ledger) as replica:
+        replica.catch_up()
+        assert completed(replica) == 7
+    other = SweepBuilder(tmp_path / "other")
+    target = replica_file(other)
+    target.parent.mkdir(parents=True, mode=0o700)
+    target.write_bytes(path.read_bytes())
+    with Replica.open(other.ledger) as replica:
+        replica.catch_up()
+        assert completed(replica) == 0
+
+
+def test_damage_met_while_folding_is_mended(sweep: SweepBuilder) -> None:
+    with Replica.open(sweep.ledger) as replica:
+        replica.catch_up()
+        expected = tables(replica.connection)
+        replica.connection.execute("DROP TABLE attempt")
+        replica.connection.execute('UPDATE journal SET "offset" = 0, closed = 0')
+        replica.connection.execute("DELETE FROM visit")
+        replica.catch_up()
+        assert tables(replica.connection) == expected
+
+
+@pytest.mark.parametrize("whole_folder", [False, True])
+def test_a_file_deleted_under_ones_feet_is_made_and_opened_anew(sweep: SweepBuilder, whole_folder: bool) -> None:
+    with Replica.open(sweep.ledger) as first, Replica.open(sweep.ledger) as second:
+        first.catch_up()
+        for path in list(first.path.parent.iterdir()):
+            path.unlink()
+        if whole_folder:
+            first.path.parent.rmdir()
+        first.catch_up()
+        assert completed(first) == 7
+        sweep.write(sweep.act_journal("x"), [events.RunsClosed(ranges=[(100, 101)], state="CANCELLED", reason="x")])
+        second.catch_up(look_at=[sweep.sweep])
+        first.catch_up(look_at=[sweep.sweep])
+        assert tables(first.connection) == tables(second.connection)
+
+
+def test_a_newer_schema_is_refused_and_left_as_it_is(sweep: SweepBuilder) -> None:
+    with Replica.open(sweep.ledger) as replica:
+        schema.set_meta(replica.connection, "schema_version", len(schema.STEPS) + 1)
+    before = replica_file(sweep).read_bytes()
+    with pytest.raises(LedgerError, match="made by a newer clusterduck"):
+        Replica.open(sweep.ledger)
+    assert replica_file(sweep).read_bytes() == before
+
+
+def test_an_older_schema_is_migrated_with_all_it_holds(sweep: SweepBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Replica.open(sweep.ledger) as replica:
+        replica.catch_up()
+        expected = replica.connection.execute("SELECT * FROM run").fetchall()
+    steps = (*schema.STEPS, lambda db: db.table("run").add_column("note", str, not_null_default="none"))
+    with sqlite3.connect(replica_file(sweep), isolation_level=None) as connection:
+        schema.migrate(connection, "it", steps)
+        assert schema.version(connection) == len(steps)
+        assert connection.execute("SELECT * FROM run").fetchall() == [(*row, "none") for row in expected]
+        with pytest.raises(LedgerError, match="newer"):
+            schema.migrate(connection, "it")
+    connection.close()
+
+
+def test_a_migration_that_fails_leaves_the_file_as_it_was(sweep: SweepBuilder) -> None:
+    def fail(db: object) -> None:
+        db.table("run").add_column("note", str)  # type: ignore[attr-defined]
+        raise OSError("the disk is full")
+
+    with Replica.open(sweep.ledger) as replica:
+        before = replica.connection.execute("SELECT sql FROM sqlite_master").fetchall()
+        with pytest.raises(OSError, match="full"):
+            schema.migrate(replica.connection, "it", (*schema.STEPS, fail))
+        assert not replica.connection.in_transaction
+        assert replica.connection.execute("SELECT sql FROM sqlite_master").fetchall() == before
+        assert schema.version(replica.connection) == len(schema.STEPS)
+
+
+def test_an_up_to_date_file_is_opened_without_the_slow_import(sweep: SweepBuilder) -> None:
+    Replica.open(sweep.ledger).close()
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom clusterduck.ledger.replica import Replica\n"
+        "Replica.open(Path(sys.argv[1])).close()\nassert 'sqlite_utils' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(sweep.ledger)], check=True)
+
+
+class Clock:
+    now = START + 2000
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_quiet_sweeps_are_looked_at_rarely_and_named_ones_always(sweep: SweepBuilder) -> None:
+    clock = Clock()
+    with Replica.open(sweep.ledger, clock) as replica:
+        assert replica.catch_up().events == sum(p.read_bytes().count(b"\n") for p in sweep.paths.journals())
+        late = [events.RunsClosed(time=clock.now, ranges=[(0, 1)], state="CANCELLED", reason="too late")]
+        sweep.write(sweep.act_journal("late"), late)
+        assert replica.catch_up().journals == 0
+        assert replica.catch_up(look_at=[sweep.sweep]).events == 3
+        sweep.write(
+            sweep.act_journal("later"), [events.RunsClosed(time=clock.now, ranges=[], state="FAILED", reason="")]
+        )
+        clock.now += replica_module.RAREST_S
+        assert replica.catch_up().events == 3
+
+
+def test_live_sweeps_are_looked_at_each_time_and_closed_journals_never_again(tmp_path: Path) -> None:
+    sweep = SweepBuilder(tmp_path)
+    sweep.write(sweep.launch_journal(), sweep.launch(8))
+    new = sweep.agent(range(8), "node0")
+    with Replica.open(sweep.ledger, Clock()) as replica:
+        assert replica.catch_up().journals == 1
+        for begin in range(0, len(new), 5):
+            sweep.write(sweep.agent_journal(), new[begin : begin + 5], close=False)
+            report = replica.catch_up()
+            assert report.journals == 1
+            assert report.events >= len(new[begin : begin + 5])
+        assert completed(replica) == 7
+
+
+def test_a_budget_stops_it_and_says_so(sweep: SweepBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clusterduck.ledger.fold.STRETCH_BYTES", 1000)
+    with Replica.open(sweep.ledger) as replica:
+        looks = 0
+        while replica.catch_up(budget_s=0).more:
+            looks += 1
+            assert looks < 1000
+        assert looks > 3
+        assert completed(replica) == 7
+
+
+def test_one_journals_problem_is_said_and_the_others_go_on(sweep: SweepBuilder) -> None:
+    newer = events.JournalOpened(version=events.VERSION + 1, sweep=sweep.sweep, writer="cancel")
+    sweep.act_journal("newer").write_bytes(journal.encode(newer))
+    sweep.act_journal("link").symlink_to("/etc/passwd")
+    odd = sweep.paths.root / "batches" / "0-9" / "strange"
+    odd.mkdir(parents=True)
+    (odd / "journal-0.jsonl").write_bytes(b"")
+    with Replica.open(sweep.ledger) as replica:
+        problems = replica.catch_up().problems
+        assert any("newer clusterduck" in problem for problem in problems)
+        assert completed(replica) == 7
+
+
+def test_a_sweeps_root_that_others_could_write_is_left_alone(sweep: SweepBuilder) -> None:
+    sweep.paths.root.chmod(0o777)
+    with Replica.open(sweep.ledger) as replica:
+        report = replica.catch_up()
+        assert "can be written by other users" in report.problems[0]
+        assert completed(replica) == 0
+
+
+def test_a_deleted_sweep_stays_in_the_ledger(sweep: SweepBuilder) -> None:
+    with Replica.open(sweep.ledger) as replica:
+        replica.catch_up()
+        os.rename(sweep.paths.root, sweep.paths.root.with_name("gone"))
+        assert replica.catch_up(look_at=[sweep.sweep]).problems == ()
+        assert completed(replica) == 7
+
+
+def test_a_sweep_that_was_moved_is_followed(sweep: SweepBuilder, tmp_path: Path) -> None:
+    with Replica.open(sweep.ledger) as replica:
+        replica.catch_up()
+        moved = tmp_path / "elsewhere"
+        os.rename(sweep.paths.sweep_dir, moved)
+        root = moved / ".clusterduck" / sweep.sweep
+        (LedgerPaths(sweep.ledger).sweeps / sweep.sweep).write_text(f"{root}\n")
+        report = replica.catch_up(look_at=[sweep.sweep])
+        assert report.events == 0
+        assert replica.connection.execute("SELECT folder, root FROM sweep").fetchall() == [(str(moved), str(root))]
+
+
+def test_samples_are_bounded_and_fewer_once_the_agent_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settle, "SAMPLES_KEPT", 50)
+    monkeypatch.setattr(settle, "SAMPLES_KEPT_AFTER", 7)
+    sweep = SweepBuilder(tmp_path)
+    beats = [sweep.beat(sweep.start + second, busy=1, slots=2) for second in range(120)]
+    count = "SELECT slot, count(*), min(taken_at), max(taken_at) FROM sample GROUP BY slot"
+    with Replica.open(sweep.ledger, Clock()) as replica:
+        for begin in range(0, 120, 30):
+            sweep.write(sweep.agent_journal(), beats[begin : begin + 30], close=False)
+            replica.catch_up()
+        first, last = "2025-10-09T08:54:30.000Z", "2025-10-09T08:55:19.000Z"
+        assert replica.connection.execute(count).fetchall() == [(slot, 50, first, last) for slot in (-1, 0, 1)]
+        ended = events.AgentEnded(time=sweep.start + 130, reason="done", exit_code=0)
+        sweep.write(sweep.agent_journal(), [ended])
+        replica.catch_up(look_at=[sweep.sweep])
+        first = "2025-10-09T08:55:13.000Z"
+        assert replica.connection.execute(count).fetchall() == [(slot, 7, first, last) for slot in (-1, 0, 1)]
