@@ -22,6 +22,9 @@ from clusterduck.slurm.jobs import JobStatus
 #: Seconds to wait for somebody else who is publishing the ledger right now: what they publish is as good as ours.
 PUBLISH_WAIT_S = 1.0
 
+#: Seconds of silent folding, before a word is said.
+PATIENCE_S = 2.0
+
 #: An agent that was not heard of for so many seconds may be dead.
 SILENT_S = 90.0
 
@@ -43,7 +46,11 @@ class View:
 
     def catch_up(self, look_at: Collection[str] = ()) -> None:
         """Fold what was written since, of these sweeps in any case."""
-        for problem in self.replica.catch_up(look_at=look_at).problems:
+        report = self.replica.catch_up(PATIENCE_S, look_at)
+        if report.more:
+            self._narrate_once("reading what the runs have reported; this takes a moment once on each host")
+            report = self.replica.catch_up(look_at=look_at)
+        for problem in report.problems:
             self._narrate_once(problem)
 
     def look_at_jobs(self) -> None:

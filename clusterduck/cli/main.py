@@ -133,6 +133,8 @@ def _count(text: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    if sys.stdout is None or sys.stderr is None:  # closed by whoever started us
+        return ExitCode.FAILED
     try:
         try:
             options = parser().parse_args(arguments)
@@ -143,17 +145,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        # Nobody reads on. Python would complain at its own end once more; there is nothing left to write to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_stdout()
         return ExitCode.BROKEN_PIPE
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except ClusterduckError as error:
         return _complain(str(error), _code_of(error))
     except OSError as error:
+        _give_up_stdout()
         where = f"{error.filename}: " if error.filename is not None else ""
         return _complain(f"{where}{error.strerror or error}", ExitCode.FAILED)
     return code
+
+
+def _give_up_stdout() -> None:
+    """Nobody takes what is left to be written; Python would complain of that once more at its own end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _code_of(error: ClusterduckError) -> ExitCode:

@@ -1,0 +1,420 @@
+"""The commands as people and programs call them: in a process of their own, on projects made of journals."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from journals_builder import SweepBuilder
+
+from clusterduck.cli.exit_codes import ExitCode
+from clusterduck.cli.main import parser
+from clusterduck.events import AttemptLocated, Event, RunsPlanned
+
+HOSTILE = ["x=\x1b]0;owned\x07\x1b[31mred\n[/oops]\u202e", "lr=漢字"]
+COMMANDS = ["status", "nodes", "runs", "show", "logs"]
+
+
+@dataclass
+class Project:
+    """A folder in which a sweep went well yesterday (``train-aa2de``) and another is running (``train-bb3fg``)."""
+
+    folder: Path
+    old: SweepBuilder
+    live: SweepBuilder
+    environment: dict[str, str]
+
+    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+        """Start a command; its output is collected."""
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": self.environment, **options}
+        command = [sys.executable, "-m", "clusterduck.cli.main", *arguments]
+        return subprocess.Popen(command, cwd=self.folder, stdin=subprocess.DEVNULL, **options)
+
+    def run(self, *arguments: str, code: ExitCode = ExitCode.OK) -> tuple[str, str]:
+        """Stdout and stderr of a command that ends with ``code``."""
+        process = self.start(*arguments)
+        output, errors = (stream.decode() for stream in process.communicate(timeout=60))
+        assert (process.returncode, "Traceback" in errors) == (code, False), errors
+        return output, errors
+
+    def json(self, *arguments: str) -> list[dict[str, Any]]:
+        """What a command prints with ``--json``."""
+        rows = json.loads(self.run(*arguments, "--json")[0], parse_constant=_refuse)
+        assert isinstance(rows, list)
+        return rows
+
+
+def _refuse(word: str) -> None:
+    raise AssertionError(f"{word} is no JSON")
+
+
+def make(base: Path) -> Project:
+    """Its temporary folder is its own, so its replica is too; and its squeue knows two jobs."""
+    now = time.time()
+    old, live = SweepBuilder(base, "train-aa2de", start=now - 86400), SweepBuilder(base, "train-bb3fg", start=now - 600)
+    old.write_all(24, 2)
+    hostile = RunsPlanned(time=now - 599, launch=0, runs=[(12, HOSTILE)])
+    live.write(live.launch_journal(), [*live.launch(12, 2), hostile], close=False)
+    at = now - 300
+    life: list[Event] = [live.agent_started(at, "node1")]
+    life += [live.started(at + 1, run, slot=run) for run in range(4)]
+    life += [live.ended(at + 50, 0, state="FAILED", started_at=at + 1), live.started(at + 51, 4, slot=0)]
+    live.write(live.agent_journal(), [*life, live.beat(now - 1, 4)], close=False)
+    (base / "tmp").mkdir()
+    (base / "bin").mkdir()
+    squeue = base / "bin" / "squeue"
+    submitted = int(live.start) + 3
+    squeue.write_text(
+        "#!/bin/sh\n"
+        f"echo '9000|RUNNING|{submitted}|{submitted}|1:02:03|1|None'\n"
+        f"echo '9001|PENDING|{submitted}|{int(now) + 7200}|4:00:00|1|Priority'\n"
+    )
+    squeue.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{base / 'bin'}:/usr/bin:/bin", "TMPDIR": str(base / "tmp")}
+    environment |= {"COLUMNS": "200", "TERM": "xterm"}
+    environment.pop("NO_COLOR", None)
+    return Project(base, old, live, environment)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project that no test changes."""
+    return make(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Project:
+    """A project of the test's own."""
+    return make(tmp_path)
+
+
+# --- what programs read
+
+
+def test_status_for_programs(project: Project) -> None:
+    live, old = project.json("status")
+    assert project.json("status", "bb")[0]["sweep"] == live["sweep"] == "train-bb3fg"
+    assert set(live) == {
+        *("sweep", "folder", "job_name", "user", "host", "cwd", "command", "launcher", "created_at", "launches"),
+        *("git_commit", "git_dirty", "runs", "counts", "batches"),
+    }
+    assert live["runs"] == 13
+    assert {state: n for state, n in live["counts"].items() if n} == {"PENDING": 8, "RUNNING": 4, "FAILED": 1}
+    assert [batch["state"] for batch in old["batches"]] == ["COMPLETED", "COMPLETED"]
+    running, pending = live["batches"]
+    assert set(running) == {
+        *("batch", "launch", "state", "reason", "cluster", "job_id", "job_state", "job_reason", "start_estimate"),
+        *("time_left_s", "host", "agent_pid", "restart", "nodes", "slots_per_node", "share_runs", "first_run"),
+        *("stop_run", "planned_at", "submitted_at", "started_at", "ended_at", "heartbeat_at", "submit_host"),
+        "log_folder",
+    }
+    assert (running["job_id"], running["host"], running["agent_pid"]) == ("9000", "node1", 700)
+    assert (running["state"], running["job_state"], running["time_left_s"]) == ("RUNNING", "RUNNING", 3723)
+    assert (pending["state"], pending["job_reason"], pending["host"]) == ("PENDING", "Priority", None)
+    assert pending["start_estimate"].endswith("Z")
+
+
+def test_runs_for_programs(project: Project) -> None:
+    rows = project.json("runs", "--sweep", "@last")
+    assert [row["run"] for row in rows] == [f"train-bb3fg/{number}" for number in range(13)]
+    assert set(rows[0]) == {
+        *("run", "sweep", "number", "state", "attempt", "reason", "overrides", "return_value", "exception_type"),
+        *("started_at", "ended_at", "duration_s", "host", "slot", "launch", "batch", "folder", "log"),
+    }
+    assert (rows[0]["state"], rows[0]["attempt"], rows[0]["exception_type"]) == ("FAILED", 1, "ValueError")
+    assert rows[0]["reason"] == "It ended FAILED." and rows[0]["overrides"] == ["model=convnet", "lr=0.001", "+seed=0"]
+    assert (rows[5]["state"], rows[5]["attempt"], rows[5]["reason"], rows[5]["started_at"]) == (
+        "PENDING",
+        0,
+        None,
+        None,
+    )
+    assert rows[12]["overrides"] == HOSTILE
+    assert project.json("runs", "--sweep", "aa", "--limit", "1")[0]["return_value"] == 0.0
+
+
+def test_runs_are_chosen_and_sorted(project: Project) -> None:
+    def numbers(*arguments: str) -> list[str]:
+        return [row["run"].removeprefix("train-") for row in project.json("runs", *arguments)]
+
+    assert numbers("--failed") == ["bb3fg/0", "aa2de/6", "aa2de/13", "aa2de/20"]
+    assert numbers("--state", "running", "--state", "FAILED", "--sweep", "b", "--limit", "2") == ["bb3fg/0", "bb3fg/1"]
+    assert numbers("--sweep", "aa", "--sort", "return_value", "--reverse", "--limit", "2") == ["aa2de/23", "aa2de/22"]
+    assert numbers("--sweep", "aa", "--sort", "seed", "--limit", "3") == ["aa2de/0", "aa2de/1", "aa2de/2"]
+    assert numbers("--sweep", "aa", "--sort", "seed", "--reverse", "--limit", "2") == ["aa2de/22", "aa2de/23"]
+    assert numbers("--sort", "return_value", "--limit", "2") == ["aa2de/0", "aa2de/1"]  # sweeps together
+    values = [row["return_value"] for row in project.json("runs", "--sort", "return_value", "--reverse")]
+    assert values[:21] == sorted(values[:21], reverse=True) and set(values[21:]) == {None}  # those without come last
+
+
+def test_nodes_for_programs(project: Project) -> None:
+    (node,) = project.json("nodes")
+    assert (node["host"], node["agent_pid"], node["cpu_percent"], node["time_left_s"]) == ("node1", 700, 55.0, 3723)
+    slots = node["slots"]
+    assert [slot["run"] for slot in slots] == [f"train-bb3fg/{run}" for run in (4, 1, 2, 3)]
+    assert (slots[1]["cpus"], slots[1]["gpus"], slots[1]["gpu_percent"]) == ([2, 3], ["1"], 40.0)
+    assert slots[1]["overrides"] == ["model=convnet", "lr=0.0001", "+seed=0"]
+    assert project.json("nodes", "aa") == []
+
+
+def test_show_for_programs(project: Project) -> None:
+    (run,) = project.json("show", "train-bb3fg/0")
+    assert run["run"] == "train-bb3fg/0"
+    (attempt,) = run["attempts"]
+    assert attempt["traceback"].endswith("ValueError: a loss of nan\n")
+    assert (attempt["attempt"], attempt["state"], attempt["slot"], attempt["cpus"]) == (1, "FAILED", 0, [0, 1])
+    assert attempt["log"].endswith("0.1.log")
+
+
+# --- what people read
+
+
+@pytest.mark.parametrize("arguments", [("status",), ("status", "@last"), ("nodes",), ("runs",), ("show", "@last/12")])
+def test_nothing_of_a_sweep_reaches_a_terminal_as_a_command(project: Project, arguments: tuple[str, ...]) -> None:
+    output, errors = project.run(*arguments)
+    assert not [c for c in output + errors if c != "\n" and not c.isprintable()]
+
+
+def test_hostile_overrides_are_shown_as_they_are(project: Project) -> None:
+    output, _ = project.run("show", "@last/12")
+    assert r"x=\x1b]0;owned\x07\x1b[31mred\n[/oops]\u202e" in output and "lr=漢字" in output
+    assert r"\x1b[31mred\n[/oops]\u202e" in project.run("runs", "--sweep", "@last")[0]
+
+
+def test_status_for_people(project: Project) -> None:
+    output, _ = project.run("status", "bb")
+    lines = [line.split() for line in output.splitlines()]
+    assert lines[0] == ["sweep", "started", "runs", "pending", "running", "failed"]
+    assert lines[1][0] == "train-bb3fg" and lines[1][3:] == ["13", "8", "4", "1"]
+    assert lines[-2][:5] == ["train-bb3fg", "0-0", "9000", "RUNNING", "1:02:03"]
+    assert lines[-1][:4] == ["train-bb3fg", "0-1", "9001", "PENDING"] and lines[-1][-1] == "Priority"
+
+
+def test_show_for_people(project: Project) -> None:
+    output, _ = project.run("show", "bb/0")
+    for words in ("FAILED", "It ended FAILED.", "ValueError: a loss of nan", "node1", "slot 0", "0.1.log", "0.1.pkl"):
+        assert words in output
+
+
+def test_colours_are_for_terminals(project: Project) -> None:
+    def on_terminal(**more: str) -> bytes:
+        leader, follower = os.openpty()
+        process = project.start("runs", stdout=follower, env={**project.environment, **more})
+        os.close(follower)
+        shown = b""
+        while True:
+            try:
+                data = os.read(leader, 65536)
+            except OSError:
+                break
+            if not data:
+                break
+            shown += data
+        os.close(leader)
+        assert process.wait(60) == 0
+        return shown
+
+    assert b"\x1b[31mFAILED" in on_terminal()
+    assert b"\x1b" not in on_terminal(NO_COLOR="1") and b"FAILED" in on_terminal(NO_COLOR="1")
+    assert "\x1b" not in project.run("runs")[0]
+    assert max(map(len, on_terminal(COLUMNS="60", NO_COLOR="1").decode().splitlines())) <= 60
+
+
+# --- what goes wrong
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (
+            ("status", "nothing"),
+            ExitCode.NOT_FOUND,
+            "No sweep 'nothing' in this ledger; it has train-bb3fg, train-aa2de.",
+        ),
+        (("status", "train"), ExitCode.NOT_FOUND, "may mean any of these sweeps"),
+        (("show", "@last/99"), ExitCode.NOT_FOUND, "Sweep train-bb3fg has no run 99; it has 13"),
+        (("show", "@last"), ExitCode.USAGE, "'@last' does not name a run: write <sweep>/<number>"),
+        (("show", "@last/1\x1b[31m"), ExitCode.USAGE, r"\x1b[31m"),
+        (("logs", "@last/5"), ExitCode.NOT_FOUND, "Run train-bb3fg/5 is PENDING and has printed nothing yet."),
+        (("logs", "@last/1"), ExitCode.NOT_FOUND, "The log of run train-bb3fg/1 is not there: "),
+        (("logs", "@last/0", "--attempt", "7"), ExitCode.NOT_FOUND, "has no attempt 7; it has 1"),
+        (("logs", "@last/0", "-f", "--json"), ExitCode.USAGE, "leave out -f or --json"),
+        (("runs", "--state", "DONE"), ExitCode.USAGE, "'DONE' is no state; the states are PENDING, RUNNING"),
+        (("runs", "--sort", "colour"), ExitCode.USAGE, "Runs cannot be sorted by 'colour'"),
+        (("runs", "--limit", "-1"), ExitCode.USAGE, "'-1' is not a whole number"),
+        (("status", "--ledger", "nowhere/x.db"), ExitCode.NOT_FOUND, "No ledger at "),
+        (("status", "--ledger", "/etc/passwd"), ExitCode.NOT_FOUND, "No sweeps are recorded beside /etc/passwd"),
+        (("frobnicate",), ExitCode.USAGE, "invalid choice: 'frobnicate'"),
+        ((), ExitCode.USAGE, "COMMAND"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_an_exit_code(
+    project: Project, arguments: tuple[str, ...], code: ExitCode, words: str
+) -> None:
+    output, errors = project.run(*arguments, code=code)
+    assert output == "" and words in errors and errors.count("\n") == 1 and "\x1b" not in errors
+
+
+def test_a_folder_without_a_project_says_what_to_do(project: Project, tmp_path: Path) -> None:
+    process = subprocess.run(
+        [sys.executable, "-m", "clusterduck.cli.main", "status"],
+        cwd=tmp_path,
+        env=project.environment,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert process.returncode == ExitCode.NOT_FOUND
+    assert b"No ledger in" in process.stderr and b"--ledger FILE" in process.stderr
+
+
+def test_a_folder_that_somebody_else_could_write_is_refused_and_the_rest_shown(own: Project) -> None:
+    own.live.paths.root.chmod(0o777)
+    output, errors = own.run("status")
+    assert "train-aa2de" in output and "can be written by other users" in errors and errors.count("\n") == 1
+
+
+def test_slurm_that_does_not_answer_is_said_where_it_matters(own: Project) -> None:
+    (own.folder / "bin" / "squeue").write_text("#!/bin/sh\necho 'slurm_load_jobs error: no contact' >&2; exit 1\n")
+    output, errors = own.run("status")
+    assert errors == "clusterduck: Slurm's command squeue failed: slurm_load_jobs error: no contact.\n"
+    lines = [line.split() for line in output.splitlines()]
+    assert lines[-2][3] == "RUNNING"  # its agent was just heard of
+    assert lines[-1][3] == "UNKNOWN"
+    assert own.json("status", "@last")[0]["batches"][1]["job_state"] == "UNKNOWN"
+    assert own.run("runs")[1] == ""
+
+
+def test_a_reader_that_stops_reading_ends_it_quietly(project: Project) -> None:
+    process = project.start("runs", stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(60) == ExitCode.BROKEN_PIPE
+
+
+def test_looking_publishes_what_it_found(own: Project) -> None:
+    own.live.ledger.unlink(missing_ok=True)
+    own.run("runs", "--limit", "1")
+    with sqlite3.connect(f"file:{own.live.ledger}?mode=ro", uri=True) as connection:
+        assert connection.execute("SELECT sum(runs) FROM sweep").fetchone() == (37,)
+    connection.close()
+    before = own.live.ledger.stat().st_mtime_ns
+    own.run("runs", "--limit", "1")
+    assert own.live.ledger.stat().st_mtime_ns == before  # nothing new: nothing written
+
+
+# --- logs
+
+
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+class Following:
+    """A running ``logs -f``, whose output goes to a file that can be read at any time."""
+
+    def __init__(self, project: Project, *arguments: str) -> None:
+        self._file = (project.folder / "followed").open("w+b")
+        self.process = project.start("logs", *arguments, "-f", stdout=self._file)
+
+    @property
+    def output(self) -> bytes:
+        return Path(self._file.name).read_bytes()
+
+    def wait(self) -> str:
+        assert self.process.stderr is not None
+        errors = self.process.stderr.read().decode()
+        self.process.stderr.close()
+        assert self.process.wait(60) == 0, errors
+        self._file.close()
+        return errors
+
+
+def test_a_log_is_followed_from_before_it_is_there_until_its_attempt_ended(own: Project) -> None:
+    live = own.live
+    following = Following(own, "@last/1")
+    log = live.paths.logs / "1.1.log"
+    wait_for(lambda: list((own.folder / "tmp").rglob("replica.db")), "a start")
+    log.write_bytes(b"epoch 1\n\xff\x1b[31m")
+    wait_for(lambda: following.output == b"epoch 1\n\xff\x1b[31m", "the first lines, as they are")
+    folder = live.paths.sweep_dir / "1"
+    folder.mkdir()
+    os.rename(log, folder / "attempt-1.log")
+    with (folder / "attempt-1.log").open("ab") as file:
+        file.write(b"moved\n")
+    located = AttemptLocated(run=1, attempt=1, run_dir=str(folder), log=str(folder / "attempt-1.log"))
+    live.write(live.agent_journal(), [located], close=False)
+    wait_for(lambda: following.output.endswith(b"[31mmoved\n"), "what was written after the move")
+    with (folder / "attempt-1.log").open("ab") as file:
+        file.write(b"last words\n")
+    live.write(live.agent_journal(), [live.ended(time.time(), 1, state="FAILED")], close=False)
+    assert following.wait().endswith("clusterduck: run train-bb3fg/1 (attempt 1) is FAILED\n")
+    assert following.output == b"epoch 1\n\xff\x1b[31mmoved\nlast words\n"
+
+
+def test_a_run_that_waits_is_waited_for(own: Project) -> None:
+    live = own.live
+    following = Following(own, "@last/5", "--lines", "1")
+    assert following.process.stderr is not None
+    assert b"run train-bb3fg/5 is PENDING; waiting" in following.process.stderr.readline()
+    (live.paths.logs / "5.1.log").write_bytes(b"a\nb\n")
+    ended = [live.started(time.time(), 5, slot=1), live.ended(time.time(), 5)]
+    live.write(live.agent_journal(), ended, close=False)
+    assert "is COMPLETED" in following.wait()
+    assert following.output == b"b\n"
+
+
+def test_logs_raw_for_programs_and_harmless_on_a_terminal(own: Project) -> None:
+    log = own.live.paths.logs / "0.1.log"
+    log.write_bytes(b"one\ntwo \x1b]0;owned\x07\ttab \xe6\xbc\xa2\r\nthree\n")
+    assert own.run("logs", "bb/0")[0] == log.read_bytes().decode()
+    assert own.run("logs", "bb/0", "--lines", "1")[0] == "three\n"
+    (row,) = own.json("logs", "bb/0", "--lines", "2")
+    assert set(row) == {"run", "attempt", "state", "log", "text"}
+    assert row["run"] == "train-bb3fg/0" and row["text"].startswith("two \x1b]0;") and row["log"] == str(log)
+    leader, follower = os.openpty()
+    process = own.start("logs", "bb/0", stdout=follower)
+    os.close(follower)
+    assert process.wait(60) == 0
+    shown = os.read(leader, 65536)
+    os.close(leader)
+    assert b"\x1b" not in shown and b"two \\x1b]0;owned\\x07\ttab \xe6\xbc\xa2" in shown
+
+
+# --- help
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_has_an_example_and_the_exit_codes(project: Project, command: str) -> None:
+    output, _ = project.run(*command.split(), "--help")
+    assert f"clusterduck {command}".strip() in output.split("example", 1)[1]
+    for code in ExitCode:
+        assert f"  {code.value:<3} {code.meaning}" in output
+
+
+def test_only_what_exists_is_offered(project: Project) -> None:
+    (choices,) = [a.choices for a in parser()._actions if a.dest == "command"]
+    assert choices is not None and list(choices) == COMMANDS
+
+
+def test_help_and_a_look_load_nothing_that_takes_long() -> None:
+    script = "import sys; from clusterduck.cli.main import parser; parser(); "
+    script += "heavy = {'hydra', 'omegaconf', 'submitit', 'rich', 'textual', 'sqlite_utils', 'psutil', 'numpy'}; "
+    script += "light = heavy | {'sqlite3', 'clusterduck.ledger'}; print(sorted(light & set(sys.modules))); "
+    script += "import clusterduck.cli.status, clusterduck.cli.logs; print(sorted(heavy & set(sys.modules)))"
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60, check=True).stdout
+    assert output == b"[]\n[]\n"
