@@ -46,6 +46,11 @@ class Project:
         """The states of the newest sweep's runs, by their numbers."""
         return [row["state"] for row in self.runs()]
 
+    def batches(self) -> list[dict[str, Any]]:
+        """The newest sweep's batches."""
+        (sweep,) = self.clusterduck("status", "@last")
+        return list(sweep["batches"])
+
     def query(self, sql: str) -> list[dict[str, Any]]:
         """Rows of the published ledger, read as anybody may read it."""
         connection = sqlite3.connect(f"file:{self.folder}/.clusterduck/ledger.db?mode=ro", uri=True)

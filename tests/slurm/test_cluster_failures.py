@@ -71,9 +71,17 @@ def test_a_node_dies_and_the_requeued_job_does_the_rest(project: Project) -> Non
     (agent,) = project.query("SELECT * FROM agent")
     project.cluster.kill_node(agent["host"])
     gate.touch()
-    states = project.wait_until_over(seconds=120)
-    assert Counter(states) == {"NODE_FAIL": 2, "COMPLETED": 4}
-    assert states[:2] == ["NODE_FAIL"] * 2
-    assert all(agent["host"] in row["reason"] for row in project.runs()[:2])
-    assert sorted(project.told()) == [2, 3, 4, 5]
-    assert {one["host"] for one in project.told().values()} != {agent["host"]}
+    assert project.wait_until_over(seconds=120) == ["COMPLETED"] * 6
+    project.cluster.wait_for_no_jobs()
+    attempts = project.query("SELECT * FROM attempt ORDER BY run, number")
+    lost = [attempt for attempt in attempts if attempt["state"] == "NODE_FAIL"]
+    assert [(attempt["run"], attempt["number"], attempt["host"]) for attempt in lost] == [
+        (0, 1, agent["host"]),
+        (1, 1, agent["host"]),
+    ]
+    assert all(attempt["reason"] for attempt in lost)
+    done = [attempt for attempt in attempts if attempt["state"] == "COMPLETED"]
+    assert [(attempt["run"], attempt["restart"]) for attempt in done] == [(run, 1) for run in range(6)]
+    assert len(attempts) == 8
+    assert sorted(project.told()) == list(range(6))
+    assert agent["host"] not in {one["host"] for one in project.told().values()}

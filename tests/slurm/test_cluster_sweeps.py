@@ -136,7 +136,7 @@ def test_a_launch_that_does_not_wait_returns_while_its_runs_go_on(project: Proje
     )
     assert set(project.states()) <= {"PENDING", "RUNNING"}
     wait_until(lambda: Counter(project.states())["RUNNING"] == 4, "four runs running")
-    (batch,) = [row for row in project.clusterduck("status", "@last") if "job_id" in row] or [{}]
+    (batch,) = project.batches()
     (job,) = project.cluster.jobs()
     assert batch["job_id"] == job
     assert batch["host"] in project.cluster.nodes
@@ -151,7 +151,7 @@ def test_all_cpus_of_the_allocation_are_used_though_the_task_is_bound(project: P
         "+number=range(2)",
         "hydra.launcher.partition=shared",
         "hydra.launcher.cpus_per_task=2",
-        "hydra.launcher.srun_args=[--cpu-bind=cores]",  # what binds the agent to a part of what the job has
+        "hydra.launcher.srun_args=['--cpu-bind=cores']",  # what binds the agent to a part of what the job has
         "hydra.launcher.parallel_runs_per_node=2",
         "hydra.launcher.wait_for_completion=true",
         "hydra.launcher.resources_config={cpu: null}",
