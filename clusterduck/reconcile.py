@@ -211,9 +211,11 @@ def _verdict(batch: LiveBatch, status: JobStatus) -> tuple[str, str]:
         )
     state = _STATES.get(status.state, State.FAILED).value
     if not status.is_over:
-        return state, f"Slurm no longer knows job {batch.job_id}, and its agent fell silent."
+        silence = "no agent of it was ever heard of" if batch.heard_at is None else "its agent fell silent"
+        return state, f"Slurm no longer knows job {batch.job_id}, and {silence}."
     said = f"{status.state}, {status.reason}" if status.reason and status.reason != status.state else status.state
-    return state, f"Slurm says of job {batch.job_id}: {said}. Its agent did not say how it ended."
+    silence = "It never began its work." if batch.heard_at is None else "Its agent did not say how it ended."
+    return state, f"Slurm says of job {batch.job_id}: {said}. {silence}"
 
 
 def _reported_ends(connection: sqlite3.Connection, batch: LiveBatch) -> list[Event]:

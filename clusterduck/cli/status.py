@@ -101,8 +101,10 @@ def _batch_row(batch: Batch, view: View) -> dict[str, Any]:
 
 def _time_left(batch: Batch, job: JobStatus | None) -> float | None:
     """Seconds until the job's limit: Slurm's answer, else what the agent was told at its start."""
-    if batch.state not in _LIVE or (job is not None and job.time_left_s is not None):
-        return None if job is None else job.time_left_s
+    if batch.state not in _LIVE or (job is not None and job.is_over):
+        return None
+    if job is not None and job.time_left_s is not None:
+        return job.time_left_s
     ends_at = seconds_of(batch.ends_at)
     return None if ends_at is None else max(0.0, ends_at - time.time())
 
@@ -170,7 +172,7 @@ def _standing(batch: Batch, job: JobStatus | None) -> tuple[str, str]:
     if job.state == UNKNOWN and _is_heard_of(batch):
         return batch.state, ""  # nobody could ask about its job, but its agent has just said that it is alive
     if job.is_over:
-        return job.state, f"{job.reason}; the agent has not said so (yet)".removeprefix("; ")
+        return job.state, f"{job.reason}; another look will confirm it".removeprefix("; ")
     return (UNKNOWN if job.state == ABSENT else job.state), job.reason
 
 

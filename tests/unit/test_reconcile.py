@@ -270,7 +270,7 @@ def test_a_job_cancelled_before_it_began_leaves_its_runs_pending(
         close_dead_batches(sweep.ledger, replica)
         age(sweep, 10)
         assert close_dead_batches(sweep.ledger, replica) == [f"{sweep.sweep} 0-0"]
-        assert batch(replica)[0] == "CANCELLED"
+        assert batch(replica) == ("CANCELLED", "Slurm says of job 9000: CANCELLED. It never began its work.")
         assert states(replica) == ["PENDING"] * 8
 
 
