@@ -10,12 +10,43 @@ import json
 import re
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from clusterduck.errors import ConfigError, NotFoundError
-from clusterduck.ledger import overrides as override_text
+from clusterduck.ledger.answers import Act, Agent, AttemptInfo, Batch, Run, Sample, SlotNow, Sweep
 from clusterduck.model import AgentId, State
+
+__all__ = [
+    "EVERY_RUN",
+    "LAST",
+    "SORTS",
+    "Act",
+    "Agent",
+    "AttemptInfo",
+    "Batch",
+    "Cursor",
+    "Filter",
+    "Run",
+    "Sample",
+    "SlotNow",
+    "Sweep",
+    "acts",
+    "agents",
+    "attempts",
+    "batches",
+    "count_runs",
+    "cursor",
+    "path",
+    "resolve_sweep",
+    "run",
+    "runs",
+    "samples",
+    "slots",
+    "sweep",
+    "sweeps",
+    "varying_keys",
+]
 
 #: What runs can be sorted by -> the column that does it. Ties, and runs without a value (always last), go by number.
 SORTS = {
@@ -31,201 +62,6 @@ SORTS = {
 
 #: The sweep that was begun last.
 LAST = "@last"
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """A sweep, and how many of its runs are in which state (by ``State``'s words)."""
-
-    id: str
-    folder: str
-    root: str
-    job_name: str | None
-    user: str | None
-    host: str | None
-    cwd: str | None
-    command: list[str]
-    launcher: str | None
-    created_at: str | None
-    launches: int
-    git_commit: str | None
-    git_dirty: bool | None
-    runs: int
-    counts: dict[str, int]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A job. What is known of its agents is that of the first one of its last restart."""
-
-    sweep: str
-    id: str
-    launch: int | None
-    first_run: int | None
-    stop_run: int | None
-    nodes: int | None
-    slots_per_node: int | None
-    share_runs: bool | None
-    cluster: str | None
-    job_id: str | None
-    submit_host: str | None
-    log_folder: str | None
-    planned_at: str | None
-    submitted_at: str | None
-    state: str
-    reason: str | None
-    started_at: str | None
-    ended_at: str | None
-    restart: int | None = None
-    host: str | None = None
-    agent_pid: int | None = None
-    ends_at: str | None = None
-    heartbeat_at: str | None = None
-
-
-@dataclass(frozen=True)
-class Agent:
-    """An agent, with the latest reading of its node as a whole."""
-
-    sweep: str
-    batch: str
-    restart: int
-    node: int
-    host: str | None
-    pid: int | None
-    cluster: str | None
-    job_id: str | None
-    slots: int | None
-    busy: int | None
-    started_at: str | None
-    ends_at: str | None
-    heartbeat_at: str | None
-    seen_at: str | None
-    state: str
-    reason: str | None
-    exit_code: int | None
-    ended_at: str | None
-    cpu_percent: float | None
-    memory_bytes: int | None
-
-
-@dataclass(frozen=True)
-class SlotNow:
-    """A slot, the attempt in it (None where it is empty), and its latest reading."""
-
-    sweep: str
-    batch: str
-    restart: int
-    node: int
-    slot: int
-    host: str | None
-    cpus: list[int]
-    gpus: list[str]
-    run: int | None
-    attempt: int | None
-    since: str | None
-    overrides: list[str]
-    sampled_at: str | None
-    cpu_percent: float | None
-    memory_bytes: int | None
-    gpu_percent: float | None
-    gpu_memory_bytes: int | None
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run as its highest attempt left it. ``return_value`` is JSON text; ``attempt`` is 0 while there is none."""
-
-    sweep: str
-    number: int
-    launch: int | None
-    batch: str | None
-    overrides: list[str]
-    state: str
-    attempt: int
-    reason: str | None
-    return_value: str | None
-    return_number: float | None
-    started_at: str | None
-    ended_at: str | None
-    duration_s: float | None
-    host: str | None
-    slot: int | None
-    folder: str | None
-    log: str | None
-    exception_type: str | None
-
-    @property
-    def override_values(self) -> dict[str, str]:
-        """The overrides by key."""
-        return override_text.as_dict(self.overrides)
-
-
-@dataclass(frozen=True)
-class AttemptInfo:
-    """One attempt of a run. ``reported``: its own agent told how it ended (1), or somebody who looked after it (2)."""
-
-    sweep: str
-    run: int
-    number: int
-    batch: str | None
-    restart: int | None
-    node: int | None
-    slot: int | None
-    host: str | None
-    pid: int | None
-    cpus: list[int]
-    gpus: list[str]
-    state: str
-    reason: str | None
-    exit_code: int | None
-    signal: int | None
-    exception_type: str | None
-    exception_message: str | None
-    traceback: str | None
-    return_value: str | None
-    started_at: str | None
-    ended_at: str | None
-    duration_s: float | None
-    peak_memory_bytes: int | None
-    cpu_time_s: float | None
-    folder: str | None
-    log: str | None
-    result: str | None
-    git_commit: str | None
-    git_dirty: bool | None
-    spawned_at: str | None
-    reported: int
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One reading of a slot, or (slot -1) of a node."""
-
-    taken_at: str
-    cpu_percent: float | None
-    memory_bytes: int | None
-    gpu_percent: float | None
-    gpu_memory_bytes: int | None
-
-
-@dataclass(frozen=True)
-class Act:
-    """What a person or a tool did to a sweep."""
-
-    id: str
-    sweep: str
-    kind: str
-    batch: str | None
-    run: int | None
-    attempt: int | None
-    job_id: str | None
-    user: str | None
-    host: str | None
-    at: str
-    state: str | None
-    reason: str | None
-    detail: str | None
 
 
 class Cursor(NamedTuple):
@@ -408,7 +244,7 @@ def runs(
             condition, more = f" AND ({column}, number) {beyond} (?, ?)", [after.value, after.number]
         rows = _all(
             connection,
-            f"SELECT * FROM run WHERE {where} AND {column} IS NOT NULL{condition} "  # noqa: S608
+            f"SELECT {_RUN_COLUMNS} FROM run WHERE {where} AND {column} IS NOT NULL{condition} "  # noqa: S608
             f"ORDER BY {column} {way}, number {way} LIMIT ?",
             [*values, *more, _limit(limit)],
         )
@@ -418,7 +254,7 @@ def runs(
         condition, more = ("", []) if after is None else (f" AND number {beyond} ?", [after.number])
         rows += _all(
             connection,
-            f"SELECT * FROM run WHERE {where} AND {is_rest}{condition} ORDER BY number {way} LIMIT ?",  # noqa: S608
+            f"SELECT {_RUN_COLUMNS} FROM run WHERE {where} AND {is_rest}{condition} ORDER BY number {way} LIMIT ?",  # noqa: S608
             [*values, *more, _limit(limit, len(rows))],
         )
     return [_run(row) for row in rows]
@@ -445,7 +281,7 @@ def run(connection: sqlite3.Connection, sweep_id: str, number: int) -> Run:
     Raises:
         NotFoundError: if the sweep has no such run.
     """
-    found = _all(connection, "SELECT * FROM run WHERE sweep = ? AND number = ?", [sweep_id, number])
+    found = _all(connection, f"SELECT {_RUN_COLUMNS} FROM run WHERE sweep = ? AND number = ?", [sweep_id, number])  # noqa: S608
     if not found:
         total = sweep(connection, sweep_id).runs
         raise NotFoundError(f"Sweep {sweep_id} has no run {number}; it has {total} (from 0).")
@@ -488,9 +324,13 @@ def acts(connection: sqlite3.Connection, sweep_id: str) -> list[Act]:
 
 def path(text: str | None) -> str | None:
     """A path as the file system has it: names that are no Unicode text are kept escaped in the ledger."""
-    return None if text is None else _ESCAPED.sub(lambda found: chr(int(found[1], 16)), text)
+    if text is None or "\\u" not in text:
+        return text
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), text)
 
 
+_RUN_NAMES = [one.name for one in fields(Run)]
+_RUN_COLUMNS = ", ".join(_RUN_NAMES)
 _ESCAPED = re.compile(r"\\u(dc[89a-f][0-9a-f])")
 
 _LATEST_SAMPLE = (
@@ -567,6 +407,15 @@ def _batch(row: sqlite3.Row, agent: sqlite3.Row | None) -> Batch:
     return Batch(**values)
 
 
+_RUN_READERS = [
+    (_RUN_NAMES.index("overrides"), _list),
+    (_RUN_NAMES.index("folder"), path),
+    (_RUN_NAMES.index("log"), path),
+]
+
+
 def _run(row: sqlite3.Row) -> Run:
-    values = {**dict(row), "overrides": _list(row["overrides"])}
-    return Run(**{**values, "folder": path(row["folder"]), "log": path(row["log"])})
+    values = list(row)
+    for place, read in _RUN_READERS:
+        values[place] = read(values[place])
+    return Run(*values)

@@ -155,6 +155,7 @@ class Replica:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute("PRAGMA cache_size = -16384")  # KiB: indexes of a large sweep are met at random
             connection.execute("PRAGMA wal_autocheckpoint = 4000")  # pages: a bulk fold goes over each page less often
             schema.migrate(connection, self.path)
             self._check(connection, info.st_size)
