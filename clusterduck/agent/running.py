@@ -32,7 +32,7 @@ class Running:
         run_dir: its folder, once Hydra has named it.
         with_job: whether it was asked to end because its job had to.
         asked_to_end: the state and reason it ends with, if the agent has asked it to end.
-        ended: the fork server's word on its exit, or our own wait().
+        ended: the fork server's word on its exit (or why it could not be started), or our own wait().
         cleaning_since: since when (monotonic) what it left behind is being killed.
     """
 
@@ -90,8 +90,8 @@ class Running:
     def verdict(self, oom_kills: int | None) -> Verdict:
         """How it ended; ``oom_kills`` is what the out-of-memory counter says now."""
         assert self.ended is not None
-        if "refused" in self.ended:
-            return Verdict(State.FAILED, f"it could not be started: {self.ended['refused']}", None, None)
+        if "error" in self.ended:
+            return Verdict(State.FAILED, f"it could not be started: {self.ended['error']}", None, None)
         return judge(
             Exit(
                 status=self.ended["status"],

@@ -218,6 +218,7 @@ class Supervisor:
             self._give_up(error)
             return
         self._starter.prepare(self._settings.launch)
+        self._mind_the_clock()
         for slot in self._slots:
             delay = slot.start_delay_s - (time.monotonic() - self._started_at)
             opened = decisions.SlotOpened(slot.index)
@@ -443,9 +444,18 @@ class Supervisor:
             running.asked_to_end = (command.state, command.reason)
             running.with_job = command.with_job
             if self._starter.take_back(running):
-                self._on_ended(running, {"refused": f"its start was taken back: {command.reason}"})
+                self._forget(running, command)
             else:
                 self._press_to_end(running, command.grace_s)
+
+    def _forget(self, running: Running, command: decisions.AskToEnd) -> None:
+        """End an attempt that the fork server was never told of: if the job has to end, anybody else may take it."""
+        del self._running[running.slot.index]
+        if command.with_job:
+            self._writer.release([running.attempt])
+        else:
+            self._record_dropped(decisions.Drop((running.attempt,), command.reason))
+        self._decide(decisions.Ended(running.slot.index, command.state))
 
     def _press_to_end(self, running: Running, grace_s: float) -> None:
         def kill() -> None:

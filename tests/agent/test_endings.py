@@ -82,6 +82,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sweep]:
         timeout=180,
         check=False,
     )
+    assert (folder / "out" / HIDDEN).is_dir(), launcher.stderr
     roots = [entry for entry in (folder / "out" / HIDDEN).iterdir() if entry.is_dir() and not entry.is_symlink()]
     assert len(roots) == 1, launcher.stderr
     paths = SweepPaths(roots[0])

@@ -1,0 +1,443 @@
+"""What happens to agents: killed, cut off, told to end, out of time; and what people ask of them while they work."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+import pytest
+
+from clusterduck.events import (
+    AgentEnded,
+    AttemptEnded,
+    AttemptLocated,
+    AttemptsRequeued,
+    AttemptStarted,
+    Event,
+    RunsClosed,
+)
+from clusterduck.inbox import Request, post
+from clusterduck.journal import read
+from clusterduck.model import AgentId, Attempt
+from clusterduck.paths import SweepPaths
+from clusterduck.queue import Claims, Queue, Requeued
+
+HERE = Path(__file__).parent
+
+#: Each run does what its ``how`` says, and tells of itself in files named after it.
+APP = """
+import os, signal, sys, time
+from pathlib import Path
+import hydra
+
+def wait_for(name):
+    while not Path(name).exists():
+        time.sleep(0.02)
+
+@hydra.main(version_base=None)
+def main(cfg):
+    run, attempt = os.environ["CLUSTERDUCK_RUN"], os.environ["CLUSTERDUCK_ATTEMPT"]
+    with open(f"done-{run}", "a") as file:
+        file.write(f"begun {attempt}\\n")
+    if cfg.how == "waits":
+        wait_for("go")
+    elif cfg.how == "stubborn":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        Path(f"deaf-{run}").touch()
+        wait_for("go")
+    elif cfg.how == "saves":
+        signal.signal(signal.SIGUSR2, lambda *_: Path(f"saved-{run}").touch())
+        Path(f"listening-{run}").touch()
+        wait_for("go")
+    elif cfg.how == "fails":
+        raise ValueError("as told")
+    elif cfg.how == "fails_once" and attempt == "1":
+        raise ValueError("the first time")
+    return VALUE
+VALUE = 1
+
+if __name__ == "__main__":
+    main()
+"""
+
+T = TypeVar("T")
+
+
+def until(condition: Callable[[], T], what: str, seconds: float = 60.0) -> T:
+    """Wait for a fact."""
+    end = time.monotonic() + seconds
+    while True:
+        found = condition()
+        if found:
+            return found
+        assert time.monotonic() < end, f"never happened: {what}"
+        time.sleep(0.01)
+
+
+@dataclass
+class Bench:
+    """A sweep folder, and agents that work on it."""
+
+    folder: Path
+    agents: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    @property
+    def sweep(self) -> SweepPaths:
+        return SweepPaths.of(self.folder / "out", "app-abcde")
+
+    def plan(self, *hows: str) -> None:
+        overrides = json.dumps([[f"+how={how}"] for how in hows])
+        command = [sys.executable, str(HERE / "prepare_sweep.py"), str(self.folder / "out"), overrides]
+        subprocess.run(command, cwd=self.folder, check=True, timeout=60)
+        self.runs = len(hows)
+
+    def start(self, slots: int, environ: dict[str, str] | None = None, **settings: Any) -> subprocess.Popen[str]:
+        values = {
+            "sweep_root": str(self.sweep.root),
+            "batch": "0-0",
+            "launch": 0,
+            "first_run": 0,
+            "stop_run": self.runs,
+            "plan_first": 0,
+            "plan_stop": self.runs,
+            "nodes": 1,
+            "cluster": "local",
+            "parallel_runs_per_node": slots,
+            "ledger": str(self.folder / "ledger" / "ledger.db"),
+            "publish_interval_s": 1000,
+            "cwd": str(self.folder),
+            **settings,
+        }
+        with (self.folder / "agent.log").open("a") as log:
+            agent = subprocess.Popen(
+                [sys.executable, str(HERE / "run_agent.py"), json.dumps(values)],
+                stdout=log,
+                stderr=log,
+                text=True,
+                cwd=self.folder,
+                env={**os.environ, **(environ or {})},
+            )
+        self.agents.append(agent)
+        return agent
+
+    def log(self) -> str:
+        return (self.folder / "agent.log").read_text()
+
+    def events(self, kind: type[T]) -> list[T]:
+        found: list[Event] = []
+        for path in self.sweep.journals():
+            found += read(path, limit=1 << 24).events
+        return [event for event in found if isinstance(event, kind)]
+
+    def running(self, run: int, attempt: int = 1) -> int:
+        """The process id of an attempt, once the user's function has begun."""
+        begun = self.folder / f"done-{run}"
+        until(lambda: begun.exists() and f"begun {attempt}\n" in begun.read_text(), f"run {run}.{attempt} begins")
+        pids = [e.pid for e in self.events(AttemptStarted) if (e.run, e.attempt) == (run, attempt)]
+        return pids[0]
+
+    def ended(self, run: int, attempt: int = 1) -> AttemptEnded:
+        def find() -> list[AttemptEnded]:
+            return [e for e in self.events(AttemptEnded) if (e.run, e.attempt) == (run, attempt)]
+
+        return until(find, f"run {run}.{attempt} ends")[0]
+
+    def go(self) -> None:
+        (self.folder / "go").touch()
+
+    def wait(self, agent: subprocess.Popen[str]) -> int:
+        return agent.wait(60)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    (tmp_path / "app.py").write_text(APP)
+    bench = Bench(tmp_path)
+    yield bench
+    bench.go()
+    for agent in bench.agents:
+        if agent.poll() is None:
+            agent.terminate()
+            agent.wait(60)
+
+
+def fork_server_of(agent: subprocess.Popen[str]) -> psutil.Process:
+    def find() -> list[psutil.Process]:
+        children = psutil.Process(agent.pid).children()
+        return [child for child in children if "clusterduck.agent.forkserver" in child.cmdline()]
+
+    return until(find, "there is a fork server")[0]
+
+
+def test_runs_survive_their_fork_server_and_others_are_started_by_a_new_one(bench: Bench) -> None:
+    bench.plan("waits", "waits", "returns", "returns")
+    agent = bench.start(slots=2)
+    pids = [bench.running(0), bench.running(1)]
+    server = fork_server_of(agent)
+    server.kill()
+    until(lambda: "a new one is started" in bench.log(), "the death of the fork server is noticed")
+    assert all(psutil.pid_exists(pid) for pid in pids)
+    bench.go()
+    assert bench.wait(agent) == 0
+    assert {bench.ended(run).state for run in range(4)} == {"COMPLETED"}
+    assert all((bench.folder / f"done-{run}").read_text() == "begun 1\n" for run in range(4))
+
+
+def test_a_fork_server_that_cannot_start_is_no_endless_loop(bench: Bench) -> None:
+    bench.plan("returns")
+    (bench.folder / "broken").mkdir()
+    (bench.folder / "broken" / "hydra.py").write_text("raise ImportError('broken on purpose')")
+    agent = bench.start(slots=1, environ={"PYTHONPATH": str(bench.folder / "broken")})
+    assert bench.wait(agent) == 1
+    (end,) = bench.events(AgentEnded)
+    assert "fork server ends as soon as it is started" in end.reason
+    assert "broken on purpose" in bench.log()
+
+
+def test_no_run_outlives_an_agent_that_is_killed(bench: Bench) -> None:
+    bench.plan("waits", "stubborn")
+    agent = bench.start(slots=2)
+    pids = [bench.running(0), bench.running(1)]
+    agent.kill()
+    agent.wait(60)
+    until(lambda: not any(psutil.pid_exists(pid) for pid in pids), "the runs are gone")
+    assert bench.events(AttemptEnded) == []
+
+
+def test_a_job_that_is_told_to_end_ends_its_runs_and_gives_back_the_rest(bench: Bench) -> None:
+    bench.plan("waits", "stubborn", "returns", "returns")
+    agent = bench.start(slots=2)
+    bench.running(0)
+    bench.running(1)
+    until((bench.folder / "deaf-1").exists, "run 1 is deaf to SIGTERM")
+    until(lambda: len(list(bench.sweep.claims.iterdir())) == 4, "two attempts are held ready")
+    agent.send_signal(signal.SIGTERM)
+    assert bench.wait(agent) == 1
+    for run, number in ((0, signal.SIGTERM), (1, signal.SIGKILL)):
+        end = bench.ended(run)
+        assert (end.state, end.signal, end.by_job_end) == ("CANCELLED", number, True)
+        assert "SIGTERM" in end.reason
+    assert {path.name for path in bench.sweep.claims.iterdir()} == {"0.1", "1.1"}
+    again = bench.start(slots=2, batch="0-1")
+    bench.go()
+    assert bench.wait(again) == 0
+    assert [bench.ended(run).state for run in (2, 3)] == ["COMPLETED", "COMPLETED"]
+
+
+def test_a_started_again_job_goes_on_with_what_it_left_unfinished_and_repeats_nothing(bench: Bench) -> None:
+    bench.plan("returns", "waits", "waits", "returns")
+    first = bench.start(slots=2)
+    bench.ended(0)
+    bench.running(1)
+    bench.running(2)
+    first.send_signal(signal.SIGTERM)
+    assert bench.wait(first) == 1
+    bench.go()
+    second = bench.start(slots=2)  # the same batch: a restart
+    assert bench.wait(second) == 0
+    states = {(end.run, end.attempt): end.state for end in bench.events(AttemptEnded)}
+    assert states[0, 1] == "COMPLETED"
+    assert (states[1, 1], states[1, 2]) == ("CANCELLED", "COMPLETED")
+    assert (states[2, 1], states[2, 2]) == ("CANCELLED", "COMPLETED")
+    assert states[3, 1] == "COMPLETED"
+    assert len(states) == 6
+    assert (bench.folder / "done-0").read_text() == "begun 1\n"
+    assert {e.kind for e in bench.events(AttemptsRequeued)} == {"restart"}
+
+
+def test_a_run_lost_with_its_agent_twice_is_not_tried_a_third_time(bench: Bench) -> None:
+    bench.plan("waits")
+    for attempt in (1, 2):
+        agent = bench.start(slots=1)
+        bench.running(0, attempt)
+        agent.kill()
+        agent.wait(60)
+    third = bench.start(slots=1)
+    assert bench.wait(third) == 0
+    end = bench.ended(0, 2)
+    assert end.state == "FAILED"
+    assert "lost 2 times" in end.reason
+
+
+def test_a_result_that_was_written_counts_though_its_agent_died(bench: Bench) -> None:
+    bench.plan("waits", "waits")
+    agent = bench.start(slots=2)
+    bench.running(0)
+    bench.running(1)
+    agent.send_signal(signal.SIGSTOP)
+    bench.go()
+    results = [bench.sweep.result(Attempt(run, 1)) for run in (0, 1)]
+    until(lambda: all(path.exists() for path in results), "both results are written")
+    agent.kill()
+    agent.wait(60)
+    second = bench.start(slots=2)
+    assert bench.wait(second) == 0
+    assert [bench.ended(run).state for run in (0, 1)] == ["COMPLETED", "COMPLETED"]
+    assert [bench.ended(run).return_value for run in (0, 1)] == ["1", "1"]
+    assert (bench.folder / "done-0").read_text() == "begun 1\n"
+
+
+def test_a_cut_off_agent_ends_when_its_job_was_started_again(bench: Bench) -> None:
+    bench.plan("waits")
+    agent = bench.start(slots=1)
+    bench.running(0)
+    (bench.sweep.batch("0-0") / "1.0").mkdir()
+    agent.send_signal(signal.SIGUSR1)
+    assert bench.wait(agent) == 1
+    assert bench.ended(0).state == "PREEMPTED"
+
+
+def test_a_cancelled_run_ends_within_its_grace_and_the_others_do_not_notice(bench: Bench) -> None:
+    bench.plan("waits", "stubborn", "returns", "returns")
+    agent = bench.start(slots=2)
+    bench.running(0)
+    bench.running(1)
+    until((bench.folder / "deaf-1").exists, "run 1 is deaf to SIGTERM")
+    until(lambda: len(list(bench.sweep.claims.iterdir())) == 4, "two attempts are held ready")
+    inbox = bench.sweep.agent(AgentId("0-0", 0, 0)) / "inbox"
+    post(inbox, Request(kind="cancel", by="me@host", attempts=(Attempt(1, 1), Attempt(3, 1)), grace_s=0.2))
+    agent.send_signal(signal.SIGUSR1)
+    end = bench.ended(1)
+    assert (end.state, end.signal, end.reason) == ("CANCELLED", signal.SIGKILL, "cancelled by me@host")
+    assert not end.by_job_end
+    assert bench.ended(3).state == "CANCELLED"
+    assert bench.ended(2).state == "COMPLETED"
+    bench.go()
+    assert bench.wait(agent) == 1
+    assert bench.ended(0).state == "COMPLETED"
+    assert not (bench.folder / "done-3").exists()
+
+
+def test_a_drained_agent_finishes_what_runs_and_takes_no_more(bench: Bench) -> None:
+    bench.plan("waits", "returns", "returns")
+    agent = bench.start(slots=1)
+    bench.running(0)
+    post(bench.sweep.agent(AgentId("0-0", 0, 0)) / "inbox", Request(kind="drain", by="me@host"))
+    agent.send_signal(signal.SIGUSR1)
+    until(lambda: "me@host asks to drain" in bench.log(), "the request is taken")
+    bench.go()
+    assert bench.wait(agent) == 0
+    assert bench.ended(0).state == "COMPLETED"
+    assert not (bench.folder / "done-1").exists()
+    assert {path.name for path in bench.sweep.claims.iterdir()} == {"0.1"}
+
+
+def test_slurms_warning_reaches_the_runs_that_handle_it_and_nothing_more_is_started(bench: Bench) -> None:
+    bench.plan("saves", "waits", "returns")
+    agent = bench.start(slots=2)
+    bench.running(0)
+    bench.running(1)
+    until((bench.folder / "listening-0").exists, "run 0 listens")
+    agent.send_signal(signal.SIGUSR2)
+    until((bench.folder / "saved-0").exists, "run 0 saves its work")
+    bench.go()
+    bench.wait(agent)
+    assert [bench.ended(run).state for run in (0, 1)] == ["COMPLETED", "COMPLETED"]
+    assert not (bench.folder / "done-2").exists()
+
+
+def test_what_the_time_limit_does_not_let_end_is_timed_out(bench: Bench) -> None:
+    bench.plan("waits", "returns")
+    agent = bench.start(slots=1, timeout_min=0.1, signal_delay_s=4)  # a second is left of six
+    bench.running(0)
+    assert bench.wait(agent) == 1
+    end = bench.ended(0)
+    assert (end.state, end.by_job_end) == ("TIMEOUT", True)
+    assert bench.events(AgentEnded)[0].timed_out
+    assert not (bench.folder / "done-1").exists()
+
+
+def test_no_run_is_started_that_cannot_end_in_time(bench: Bench) -> None:
+    bench.plan("returns", "returns")
+    agent = bench.start(slots=1, timeout_min=2, expected_run_min=3.0)
+    bench.wait(agent)
+    assert bench.events(AttemptStarted) == []
+    assert "expected_run_min" in bench.log()
+    assert bench.events(AgentEnded)[0].timed_out
+
+
+def test_a_run_has_a_time_limit_of_its_own(bench: Bench) -> None:
+    bench.plan("waits", "returns")
+    agent = bench.start(slots=2, run_timeout_min=0.01)
+    assert bench.wait(agent) == 1
+    end = bench.ended(0)
+    assert (end.state, end.reason, end.by_job_end) == ("TIMEOUT", "it ran longer than run_timeout_min=0.01", False)
+
+
+def test_failed_attempts_are_tried_again_as_often_as_asked(bench: Bench) -> None:
+    bench.plan("fails_once", "fails", "returns")
+    agent = bench.start(slots=1, max_retries=1, retry_on=["FAILED"])
+    assert bench.wait(agent) == 1
+    states = {(end.run, end.attempt): end.state for end in bench.events(AttemptEnded)}
+    assert states == {
+        (0, 1): "FAILED",
+        (0, 2): "COMPLETED",
+        (1, 1): "FAILED",
+        (1, 2): "FAILED",
+        (2, 1): "COMPLETED",
+    }
+    assert {(e.kind, e.attempts[0][0]) for e in bench.events(AttemptsRequeued)} == {("retry", 0), ("retry", 1)}
+    folder = bench.folder / "out" / "0"
+    assert (folder / "attempt-1.log").exists()
+    assert (folder / "attempt-2.log").exists()
+    assert (folder / ".hydra.attempt-1" / "config.yaml").exists()
+
+
+def test_after_too_many_failures_nothing_more_is_started(bench: Bench) -> None:
+    bench.plan("fails", "fails", "returns", "returns", "returns")
+    agent = bench.start(slots=1, max_failures=2, share_runs=True)  # not claimed ahead at the end
+    assert bench.wait(agent) == 1
+    closed = [run for event in bench.events(RunsClosed) for first, stop in event.ranges for run in range(first, stop)]
+    started = [event.run for event in bench.events(AttemptStarted)]
+    assert sorted(started + closed) == [0, 1, 2, 3, 4]
+    assert len(started) <= 3
+    assert "max_failures=2" in bench.events(RunsClosed)[0].reason
+
+
+def test_a_requeued_run_gets_todays_code_in_the_same_folder(bench: Bench) -> None:
+    bench.plan("fails", "waits")
+    agent = bench.start(slots=2)
+    bench.ended(0)
+    bench.running(1)
+    (bench.folder / "app.py").write_text(APP.replace("VALUE = 1", "VALUE = 2"))
+    folder = str(bench.folder / "out" / "0")
+    queue = Queue(bench.sweep.queue)
+    entry = Requeued(
+        Attempt(0, 2), 0, "person", "fixed", "me@host", ("how=returns",), as_submitted=False, folder=folder
+    )
+    queue.put(entry)
+    end = bench.ended(0, 2)
+    assert (end.state, end.return_value) == ("COMPLETED", "2")
+    (located,) = [event for event in bench.events(AttemptLocated) if (event.run, event.attempt) == (0, 2)]
+    assert located.run_dir == folder
+    queue.put(Requeued(Attempt(0, 3), 0, "person", "as it was", "me@host", ("how=returns",), folder=folder, fresh=True))
+    assert bench.ended(0, 3).return_value == "1"
+    assert (bench.folder / "out" / "0.attempt-2" / "attempt-2.log").exists()
+    (bench.folder / "app.py").write_text("this is no Python")
+    queue.put(
+        Requeued(Attempt(0, 4), 0, "person", "again", "me@host", ("how=returns",), as_submitted=False, folder=folder)
+    )
+    assert bench.ended(0, 4).return_value == "1"
+    assert "as it was submitted runs instead" in (bench.folder / "out" / "0" / "attempt-4.log").read_text()
+    bench.go()
+    bench.wait(agent)
+    assert Claims(bench.sweep.claims, "x").owner(Attempt(0, 2)) == "0-0/0.0"
+
+
+def test_two_agents_share_a_plan_and_no_run_is_executed_twice(bench: Bench) -> None:
+    bench.plan(*["returns"] * 12)
+    agents = [
+        bench.start(slots=2, batch=f"0-{k}", first_run=6 * k, stop_run=6 * k + 6, share_runs=True) for k in (0, 1)
+    ]
+    assert [bench.wait(agent) for agent in agents] == [0, 0]
+    assert sorted(event.run for event in bench.events(AttemptStarted)) == list(range(12))
+    assert all((bench.folder / f"done-{run}").read_text() == "begun 1\n" for run in range(12))
