@@ -69,7 +69,7 @@ def _print_run(output: Output, run: Run) -> None:
     output.line(f"run        {run.sweep}/{run.number}")
     output.lines([f"state      {output.state(run.state)}"])
     _field(output, "reason", run.reason)
-    _field(output, "returned", short(json_value(run.return_value), places=17))
+    _field(output, "returned", short(json_value(run.return_value), places=None))
     for position, override in enumerate(run.overrides):
         output.line(f"{'' if position else 'overrides':<9}  {override}")
     if run.attempt == 0:
@@ -93,7 +93,7 @@ def _print_attempt(output: Output, attempt: AttemptInfo) -> None:
     _field(output, "CPU time", duration(attempt.cpu_time_s))
     _field(output, "memory", size(attempt.peak_memory_bytes) and f"{size(attempt.peak_memory_bytes)} at most")
     _field(output, "commit", attempt.git_commit and attempt.git_commit + (" with changes" if attempt.git_dirty else ""))
-    _field(output, "returned", short(json_value(attempt.return_value), places=17))
+    _field(output, "returned", short(json_value(attempt.return_value), places=None))
     _field(output, "folder", attempt.folder)
     _field(output, "log", attempt.log)
     _field(output, "result", attempt.result)

@@ -123,10 +123,10 @@ def json_value(text: str | None) -> Any:
         return None
 
 
-def short(value: Any, places: int = 6) -> str:
-    """A return value in a table's cell: numbers to ``places`` significant digits, anything else as JSON."""
+def short(value: Any, places: int | None = 6) -> str:
+    """A return value for people: numbers to ``places`` significant digits (None: all), anything else as JSON."""
     if value is None:
         return ""
-    if isinstance(value, float):
+    if isinstance(value, float) and places is not None:
         return f"{value:.{places}g}"
     return visible(value if isinstance(value, str) else json.dumps(value))
