@@ -1,4 +1,4 @@
-"""What the tests of the launchers share: a project of a user's, and Hydra brought to the point where it calls a launcher."""
+"""What the tests of the launchers share: a user's project, and Hydra at the point where it calls a launcher."""
 
 from __future__ import annotations
 

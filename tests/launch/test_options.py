@@ -90,10 +90,10 @@ def test_a_mode_that_is_none(make_launcher: Any, mode: str) -> None:
 
 
 def test_a_ledger_that_cannot_be_written(make_launcher: Any, project: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be written: name another file with hydra.launcher.ledger"):
+    with pytest.raises(ConfigError, match=r"cannot be written: name another file with hydra.launcher.ledger"):
         make_launcher("local", f"hydra.launcher.ledger={project}/conf/config.yaml/ledger.db")
 
 
 def test_a_sweep_folder_that_cannot_be_written(make_launcher: Any, project: Path) -> None:
-    with pytest.raises(ConfigError, match="sweep folder .* cannot be written .*set hydra.sweep.dir"):
+    with pytest.raises(ConfigError, match=r"sweep folder .* cannot be written .*set hydra.sweep.dir"):
         make_launcher("local", "hydra.sweep.dir=conf/config.yaml/x")

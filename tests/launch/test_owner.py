@@ -123,7 +123,7 @@ def test_a_sweep_that_never_began_is_over_with_its_launcher(tmp_path: Path) -> N
 
 def test_a_sweep_that_is_being_launched_elsewhere_is_live(tmp_path: Path) -> None:
     link(tmp_path, 0, "far-aaaaa", "elsewhere", 1, 1.0)
-    with pytest.raises(ConfigError, match="far-aaaaa .* being launched on elsewhere, as process 1"):
+    with pytest.raises(ConfigError, match=r"far-aaaaa .* being launched on elsewhere, as process 1"):
         owner.take(tmp_path, "next-bbbbb")
     os.utime(tmp_path / ".clusterduck" / "owner.0", (1, 1), follow_symlinks=False)
     owner.take(tmp_path, "next-bbbbb")
