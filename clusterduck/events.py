@@ -149,6 +149,7 @@ class AttemptsRequeued(Event):
     overrides: list[str] = field(default_factory=list)  # added by this act
     as_submitted: bool = True
     fresh: bool = False
+    batch: str | None = None  # whose agent put them there, and looks for them first
     git_commit: str | None = None
     git_dirty: bool | None = None
 

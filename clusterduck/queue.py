@@ -42,6 +42,7 @@ class Requeued:
         overrides: what is added to the run's overrides, everything that earlier requeues added included.
         as_submitted: whether the pickled function runs; else the script or module is imported anew.
         fresh: whether the run's folder is moved aside first.
+        reserved: whether only a job that was submitted for it takes it, because it was given other settings.
         folder: the run's folder, where the first attempt ran; None if none got that far.
         retries: how many of the run's attempts were put back by ``max_retries`` so far.
         losses: how many attempts in a row, up to the one before this, were lost with their node or agent.
@@ -56,6 +57,7 @@ class Requeued:
     overrides: tuple[str, ...] = ()
     as_submitted: bool = True
     fresh: bool = False
+    reserved: bool = False
     folder: str | None = None
     retries: int = 0
     losses: int = 0
@@ -154,6 +156,7 @@ class Queue:
                 overrides=tuple(str(override) for override in data["overrides"]),
                 as_submitted=bool(data["as_submitted"]),
                 fresh=bool(data["fresh"]),
+                reserved=bool(data.get("reserved", False)),
                 folder=None if data["folder"] is None else str(data["folder"]),
                 retries=int(data["retries"]),
                 losses=int(data["losses"]),

@@ -61,9 +61,8 @@ class Claiming:
             batch,
             (settings.plan_first, settings.plan_stop) if settings.share_runs else None,
         )
-        self._candidates = deque(
-            [*(Attempt.parse(text) for text in settings.attempts), *(Attempt(run, 1) for run in runs)]
-        )
+        self._home = tuple(Attempt.parse(text) for text in settings.attempts)
+        self._candidates = deque([*self._home, *(Attempt(run, 1) for run in runs)])
 
     @property
     def left(self) -> int:
@@ -82,7 +81,7 @@ class Claiming:
         while len(haul.attempts) < count and (self._candidates or self.look()):
             attempt = self._candidates[0]
             entry = None
-            if attempt.number > 1:
+            if attempt.number > 1 or attempt in self._home or attempt in self._seen_in_queue:
                 entry = self._entry(attempt)
                 if entry is None:
                     self._candidates.popleft()
@@ -178,6 +177,8 @@ class Claiming:
         except FileNotFoundError as error:
             self._say(f"attempt {attempt} in the queue is passed over: {error}")
             return None
+        if entry.reserved and attempt not in self._home:
+            return None  # for a job with other settings
         return entry
 
     def _forget_taken(self) -> None:

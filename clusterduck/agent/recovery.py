@@ -124,7 +124,7 @@ class Recovery:
         )
         if entry.attempt in self._in_queue:
             return
-        self._record(requeued_event(entry))
+        self._record(requeued_event(entry, self._settings.batch))
         if self._claiming.put_back(entry):
             self._say(f"run {attempt.run} is executed again as attempt {entry.attempt.number}: {reason}")
 
@@ -134,14 +134,15 @@ class Recovery:
         return {attempt for attempt in claims.taken() if claims.owner(attempt) in names}
 
 
-def requeued_event(entry: Requeued) -> AttemptsRequeued:
-    """The event to be recorded before an agent puts an entry into the queue."""
+def requeued_event(entry: Requeued, batch: str) -> AttemptsRequeued:
+    """The event to be recorded before an agent of the batch puts an entry into the queue."""
     return AttemptsRequeued(
         attempts=[(entry.attempt.run, entry.attempt.number)],
         kind=entry.kind,
         reason=entry.reason,
         user=identity.user(),
         host=identity.host(),
+        batch=batch,
     )
 
 
