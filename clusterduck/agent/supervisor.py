@@ -14,27 +14,24 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from clusterduck import git
 from clusterduck.agent import state as decisions
+from clusterduck.agent.attendance import Attendance
 from clusterduck.agent.deadline import Deadline
 from clusterduck.agent.errands import Errands
 from clusterduck.agent.load import LoadWatch
-from clusterduck.agent.memory import OomCounter
-from clusterduck.agent.process import ForkServer, Leftovers, Verdict, handles, signal_group
+from clusterduck.agent.process import ForkServer, Verdict
 from clusterduck.agent.recovery import requeued_event
 from clusterduck.agent.reports import Reports
-from clusterduck.agent.running import Running, own_tmpdirs
+from clusterduck.agent.running import Running
 from clusterduck.agent.samples import Sampler
 from clusterduck.agent.settings import AgentSettings
-from clusterduck.agent.starter import Starter
 from clusterduck.agent.timers import Timers
 from clusterduck.agent.writer import ClaimsMade, InboxRead, PayloadFetched, QueueSeen, Writer
 from clusterduck.events import AttemptEnded, Heartbeat, RunsClosed
 from clusterduck.inbox import Request
 from clusterduck.model import FAILED_STATES, AgentId, Attempt, Slot, State
-from clusterduck.paths import SweepPaths
 from clusterduck.queue import Requeued, following
 
 #: How often the agent shows that it is alive, in seconds; each beat carries the newest sample of every slot's load.
@@ -51,13 +48,6 @@ CODE_LOOK_S = 60.0
 
 #: From asking a run to end to killing it when the job has to end, in seconds: Slurm's own KillWait may be short.
 JOB_END_GRACE_S = 5.0
-
-#: For how long a run that died of SIGTERM waits for the agent to get one too, which tells that the job was ended, in
-#: seconds.
-SIGTERM_DOUBT_S = 0.3
-
-#: For how long what a run left behind is killed again and again before its slot is used all the same, in seconds.
-CLEANING_PATIENCE_S = 20.0
 
 
 class Supervisor:
@@ -98,17 +88,12 @@ class Supervisor:
     ) -> None:
         self._settings = settings
         self._agent = agent
-        self._sweep = SweepPaths(Path(settings.sweep_root))
         self._slots = slots
         self._deadline = deadline
         self._state = decisions.AgentState(len(slots), left, alone)
-        self._environ = environ
         self._wakeup = wakeup
         self._writer = writer
         self._say = say
-        self._oom = OomCounter()
-        self._commit: git.Commit | None = None
-        self._running: dict[int, Running] = {}
         self._requeued: dict[Attempt, Requeued] = {}
         self._timers = Timers()
         self._errands = Errands(say)
@@ -116,20 +101,20 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._finished = False
         self._reports = Reports(scratch)
-        self._load = LoadWatch(Sampler(slots), self._groups, HEARTBEAT_S)
-        self._starter = Starter(
+        self._attendance = Attendance(
+            settings=settings,
+            job_id=job_id,
             environ=environ,
-            common={
-                "sweep_root": settings.sweep_root,
-                "batch": settings.batch,
-                "job_id": job_id,
-                "verbose": settings.verbose,
-                "report_address": self._reports.address,
-            },
+            reports=self._reports,
             payload_copy=payload_copy,
             attach=self._attach,
+            timers=self._timers,
+            errands=self._errands,
+            writer=writer,
+            on_end=self._on_end,
             say=say,
         )
+        self._load = LoadWatch(Sampler(slots), self._attendance.groups, HEARTBEAT_S)
         self.fatal: str | None = None  # why the agent could not do its work, if so
         self.timed_out = False  # whether the job's time limit kept it from doing all
 
@@ -146,7 +131,7 @@ class Supervisor:
     def run(self) -> None:
         """Do the work; returns when nothing runs any more and nothing more will."""
         self._selector.register(self._wakeup, selectors.EVENT_READ, self._on_wakeup)
-        self._selector.register(self._reports, selectors.EVENT_READ, self._take_reports)
+        self._selector.register(self._reports, selectors.EVENT_READ, self._attendance.take_reports)
         self._writer.fetch(self._settings.launch)
         self._every(HEARTBEAT_S, self._beat)
         self._every(INBOX_S, self._writer.read_inbox)
@@ -202,7 +187,7 @@ class Supervisor:
                     self._on_warning()
                 elif number == signal.SIGUSR1:
                     self._writer.read_inbox()
-        self._reap()
+        self._attendance.reap()
         for answer in self._writer.answers():
             if isinstance(answer, ClaimsMade):
                 self._on_claims(answer)
@@ -217,7 +202,7 @@ class Supervisor:
         if error is not None:
             self._give_up(error)
             return
-        self._starter.prepare(self._settings.launch)
+        self._attendance.prepare(self._settings.launch)
         self._mind_the_clock()
         for slot in self._slots:
             delay = slot.start_delay_s - (time.monotonic() - self._started_at)
@@ -265,7 +250,7 @@ class Supervisor:
         self._stop(State.FAILED, why)
 
     def _last_call(self) -> None:
-        if self._running or self._state.left:
+        if self._attendance.running or self._state.left:
             self._stop(State.TIMEOUT, "the job's time limit was reached")
 
     def _on_warning(self) -> None:
@@ -273,10 +258,7 @@ class Supervisor:
         on."""
         self._say(f"{self._deadline.warned(time.time())}: no further run is started")
         self._leave_the_rest()
-        for running in self._running.values():
-            if running.pid is not None and handles(running.pid, signal.SIGUSR2):
-                self._say(f"run {running.attempt} handles the signal and is told")
-                signal_group(running.pid, signal.SIGUSR2)
+        self._attendance.tell(signal.SIGUSR2)
 
     def _leave_the_rest(self) -> None:
         """Claim nothing more for want of time."""
@@ -290,128 +272,29 @@ class Supervisor:
                 self._say(why)
                 self._leave_the_rest()
 
-    # --- an attempt, from start to end
-
-    def _groups(self) -> Mapping[int, int]:
-        return {
-            slot: running.pid
-            for slot, running in list(self._running.items())
-            if running.pid is not None and running.ended is None
-        }
-
-    def _find(self, attempt: str) -> Running | None:
-        return next((running for running in self._running.values() if str(running.attempt) == attempt), None)
+    # --- attempts
 
     def _start(self, command: decisions.Start) -> None:
-        slot, attempt = self._slots[command.slot], command.attempt
-        requeued = self._requeued.get(attempt)
-        running = Running(
-            attempt=attempt,
-            slot=slot,
-            launch=requeued.launch if requeued else self._settings.launch,
-            requeued=requeued,
-            log=str(self._sweep.logs / f"{attempt}.log"),
-            tmpdirs=own_tmpdirs(slot, self._environ, self._sweep.sweep, attempt),
-            oom_kills_before=self._oom.kills(),
-        )
-        self._running[slot.index] = running
-        self._starter.start(running)
+        requeued = self._requeued.get(command.attempt)
+        launch = requeued.launch if requeued else self._settings.launch
+        self._attendance.start(self._slots[command.slot], command.attempt, launch, requeued)
+
+    def _ask_to_end(self, command: decisions.AskToEnd) -> None:
+        ending = (command.state, command.reason)
+        unstarted = self._attendance.ask_to_end(command.slot, ending, command.grace_s, command.with_job)
+        if unstarted is not None:
+            if command.with_job:  # anybody else may take it
+                self._writer.release([unstarted.attempt])
+            else:
+                self._record_dropped(decisions.Drop((unstarted.attempt,), command.reason))
+            self._decide(decisions.Ended(command.slot, command.state))
 
     def _on_server(self) -> None:
-        messages = self._starter.receive(lambda: [each for each in self._running.values() if each.pid is None])
-        self._take_reports()  # what a run said comes before the news that it ended
-        for message in messages:
-            running = self._find(message["attempt"])
-            if running is None:
-                continue
-            if message["did"] == "started":
-                self._on_started(running, message["pid"])
-            else:
-                self._on_ended(running, message)
-        if self._starter.broken and self.fatal is None:
+        self._attendance.hear_server()
+        if self._attendance.broken and self.fatal is None:
             self._give_up("the fork server ends as soon as it is started; see above for its own words")
 
-    def _on_started(self, running: Running, pid: int) -> None:
-        running.pid = pid
-        running.started_at = time.time()
-        if self._settings.verbose:
-            self._say(f"run {running.attempt} starts in slot {running.slot.index} as process {pid}")
-        self._writer.record([running.started(self._commit)])
-        if running.asked_to_end is not None:  # before it existed
-            self._press_to_end(running, 0.0)
-        if self._settings.run_timeout_min is not None:
-            self._timers.add(self._settings.run_timeout_min * 60, lambda: self._run_out_of_time(running))
-
-    def _take_reports(self) -> None:
-        for report in self._reports.receive():
-            running = self._find(str(report.pop("attempt", "")))
-            if running is None:
-                continue
-            if report.pop("located", False):
-                running.log, running.run_dir = report["log"], report["run_dir"]
-                self._writer.record([running.located()], sync=False)
-            else:
-                running.report = report
-
-    def _reap(self) -> None:
-        """Collect our own children that have ended: orphans, errands, and runs that outlived their fork server."""
-        while True:
-            try:
-                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return
-            if ended is None:
-                return
-            if ended.si_pid == self._starter.pid:
-                self._starter.reap()
-            elif not self._errands.ended(ended.si_pid):
-                self._collect(ended.si_pid)
-
-    def _collect(self, pid: int) -> None:
-        running = next((each for each in self._running.values() if each.pid == pid), None)
-        if running is not None:  # before it is collected, its process id cannot be anybody else's
-            signal_group(pid, signal.SIGKILL)
-        _, status, usage = os.wait4(pid, 0)
-        if running is not None and running.ended is None:
-            self._take_reports()
-            end = {"peak_memory_bytes": usage.ru_maxrss * 1024, "cpu_time_s": round(usage.ru_utime + usage.ru_stime, 3)}
-            self._on_ended(running, {"status": status, **end})
-
-    def _on_ended(self, running: Running, how: dict[str, Any]) -> None:
-        running.ended = how
-        running.cleaning_since = time.monotonic()
-        self._clean(running)
-
-    def _clean(self, running: Running) -> None:
-        """See to it that all the run started is gone, then let its slot go."""
-        assert running.ended is not None
-        assert running.cleaning_since is not None
-        waited = time.monotonic() - running.cleaning_since
-        gone = running.pid is None or Leftovers(running.pid, running.attempt, self._sweep.sweep).kill(self._protected())
-        if not gone and waited < CLEANING_PATIENCE_S:
-            self._timers.add(min(0.05, 0.002 + waited / 4), lambda: self._clean(running))
-            return
-        if not gone:
-            self._say(f"run {running.attempt} left processes that cannot be killed; its slot is used all the same")
-        died_of_term = running.ended.get("status") == signal.SIGTERM and running.asked_to_end is None
-        if died_of_term and waited < SIGTERM_DOUBT_S:  # Slurm may have sent it to every process of the job
-            self._timers.add(SIGTERM_DOUBT_S / 3, lambda: self._clean(running))
-            return
-        self._end(running)
-
-    def _protected(self) -> set[int]:
-        """The children of ours that no run has left behind."""
-        runs = {each.pid for each in self._running.values() if each.pid is not None and each.ended is None}
-        return runs | self._errands.pids | {self._starter.pid}
-
-    def _end(self, running: Running) -> None:
-        del self._running[running.slot.index]
-        verdict = running.verdict(self._oom.kills())
-        self._writer.record([running.ended_as(verdict)])
-        if running.tmpdirs:
-            self._errands.send(["rm", "-rf", "--", *running.tmpdirs.values()])
-        if self._settings.verbose or verdict.state is not State.COMPLETED:
-            self._say(f"run {running.attempt} ended {verdict.state}{': ' if verdict.reason else ''}{verdict.reason}")
+    def _on_end(self, running: Running, verdict: Verdict) -> None:
         if verdict.state is State.COMPLETED and running.started_at is not None:
             self._deadline.ran(time.time() - running.started_at)
         elif not running.with_job:
@@ -433,44 +316,10 @@ class Supervisor:
                 folder=running.run_dir,
             )
             self._say(f"run {running.attempt.run} is put back into the queue: {entry.reason}")
-            self._writer.record([requeued_event(entry)])
+            self._writer.record([requeued_event(entry, self._settings.batch)])
             self._writer.put_back(entry)
         elif verdict.state in FAILED_STATES:
             self._writer.mark_failure(running.attempt)
-
-    def _ask_to_end(self, command: decisions.AskToEnd) -> None:
-        running = self._running[command.slot]
-        if running.asked_to_end is None:
-            running.asked_to_end = (command.state, command.reason)
-            running.with_job = command.with_job
-            if self._starter.take_back(running):
-                self._forget(running, command)
-            else:
-                self._press_to_end(running, command.grace_s)
-
-    def _forget(self, running: Running, command: decisions.AskToEnd) -> None:
-        """End an attempt that the fork server was never told of: if the job has to end, anybody else may take it."""
-        del self._running[running.slot.index]
-        if command.with_job:
-            self._writer.release([running.attempt])
-        else:
-            self._record_dropped(decisions.Drop((running.attempt,), command.reason))
-        self._decide(decisions.Ended(running.slot.index, command.state))
-
-    def _press_to_end(self, running: Running, grace_s: float) -> None:
-        def kill() -> None:
-            if running.pid is not None and running.ended is None:
-                signal_group(running.pid, signal.SIGKILL)
-
-        if running.pid is not None and running.ended is None:
-            signal_group(running.pid, signal.SIGTERM)
-            self._timers.add(grace_s, kill)
-
-    def _run_out_of_time(self, running: Running) -> None:
-        if running.ended is None and running.asked_to_end is None:
-            limit = f"it ran longer than run_timeout_min={self._settings.run_timeout_min:g}"
-            running.asked_to_end = (State.TIMEOUT, limit)
-            self._press_to_end(running, self._settings.grace_s)
 
     def _record_dropped(self, command: decisions.Drop) -> None:
         self._writer.record(
@@ -482,7 +331,7 @@ class Supervisor:
 
     def _beat(self) -> None:
         self._mind_the_clock()
-        self._writer.record([Heartbeat(busy=len(self._groups()), samples=self._load.take())], sync=False)
+        self._writer.record([Heartbeat(busy=len(self._attendance.groups()), samples=self._load.take())], sync=False)
 
     def _look_if_idle(self) -> None:
         if self._state.idle:
@@ -492,7 +341,7 @@ class Supervisor:
         """Ask which commit the code is at, for the record of each attempt."""
 
         def note(printed: bytes) -> None:
-            self._commit = git.parse(printed)
+            self._attendance.commit = git.parse(printed)
 
         self._errands.send(git.command(self._settings.cwd), note)
 
@@ -502,7 +351,7 @@ class Supervisor:
         self._errands.send([sys.executable, "-m", module, self._settings.ledger, "--if-older-than", age])
 
     def _close(self) -> None:
-        self._starter.close()
+        self._attendance.close()
         self._selector.close()
         self._reports.close()
         self._load.close()
