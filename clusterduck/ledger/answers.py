@@ -170,6 +170,9 @@ class AttemptInfo:
     git_dirty: bool | None
     spawned_at: str | None
     reported: int
+    queued_at: str | None
+    cancelled_at: str | None
+    cancel_reason: str | None
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,9 @@ def _load(new: Sequence[Event], changes: Changes) -> None:
     changes.runs.load("number", runs, runs)
 
 
+_ACT_COLUMNS = ("id", "kind", "batch", "run", "attempt", "job_id", "user", "host", "at", "state", "reason", "detail")
+
+
 class _Facts:
     def __init__(self, changes: Changes, who: AgentId | None) -> None:
         self._changes = changes
@@ -116,19 +119,54 @@ class _Facts:
 
     def batch_closed(self, event: events.BatchClosed) -> None:
         self._changes.batches.change(event.batch)
-        self._act(event, event.batch, event.state, event.reason, None)
+        self._act(event, "batch_closed", batch=event.batch, state=State(event.state).value, reason=event.reason)
         self._changes.unsettled.add(event.batch)
 
     def runs_closed(self, event: events.RunsClosed) -> None:
         ranges = [(int(first), int(stop)) for first, stop in event.ranges]
-        self._act(event, None, event.state, event.reason, json.dumps({"runs": ranges}))
+        detail = json.dumps({"runs": ranges})
+        self._act(event, "runs_closed", state=State(event.state).value, reason=event.reason, detail=detail)
         self._changes.closed_ranges += ranges
 
-    def _act(self, event: Event, batch: str | None, state: str, reason: str, detail: str | None) -> None:
+    def attempts_requeued(self, event: events.AttemptsRequeued) -> None:
+        at = times.to_text(event.time)
+        for run, number in event.attempts:
+            row = self._changes.attempts.change(run, number)
+            row.queued_at = min(at, row.queued_at or at)
+        kept = {"kind": event.kind, "overrides": event.overrides, "as_submitted": event.as_submitted}
+        kept |= {"fresh": event.fresh, "git_commit": event.git_commit, "git_dirty": event.git_dirty}
+        self._act_on(event, "requeue", event.attempts, kept, reason=event.reason)
+
+    def attempts_cancelled(self, event: events.AttemptsCancelled) -> None:
+        new = times.to_text(event.time), event.reason
+        for run, number in event.attempts:
+            row = self._changes.attempts.change(run, number)
+            if row.cancelled_at is None or new < (row.cancelled_at, row.cancel_reason or ""):
+                row.cancelled_at, row.cancel_reason = new
+        self._act_on(event, "cancel", event.attempts, {}, reason=event.reason)
+
+    def asked(self, event: events.Asked) -> None:
+        kept = {"batches": event.batches}
+        self._act_on(event, f"ask_{event.kind}", event.attempts, kept, job_id=event.job_id)
+
+    def _act_on(
+        self,
+        event: events.AttemptsRequeued | events.AttemptsCancelled | events.Asked,
+        kind: str,
+        attempts: Sequence[tuple[int, int]],
+        kept: dict[str, Any],
+        **columns: str | None,
+    ) -> None:
+        run, attempt = attempts[0] if len(attempts) == 1 else (None, None)
+        detail = json.dumps({"attempts": attempts, **kept})
+        more = {**columns, "user": event.user, "host": event.host, "detail": detail}
+        self._act(event, kind, run=run, attempt=attempt, **more)
+
+    def _act(self, event: Event, kind: str, **columns: str | int | None) -> None:
         """Note an act under a name that follows from its content, so that one found twice is there once."""
         name = hashlib.sha256(f"{self._changes.sweep}\n{events.to_json(event)}".encode("ascii", "backslashreplace"))
-        at, state = times.to_text(event.time), State(state).value
-        self._changes.acts.append((name.hexdigest()[:20], event.name, batch, at, state, reason, detail))
+        known = {"id": name.hexdigest()[:20], "kind": kind, "at": times.to_text(event.time), **columns}
+        self._changes.acts.append(tuple(known.get(column) for column in _ACT_COLUMNS))
 
     # --- what an agent says
 
@@ -191,7 +229,12 @@ class _Facts:
                 return None
             if row.slot is not None:
                 self._changes.left.add((row.batch, row.restart or 0, row.node or 0, row.slot))
-            row = self._changes.attempts.reset(run, number)
+            other, row = row, self._changes.attempts.reset(run, number)
+            row.queued_at, row.cancelled_at, row.cancel_reason = (
+                other.queued_at,
+                other.cancelled_at,
+                other.cancel_reason,
+            )
         row.restart, row.batch, row.node = owner
         return row
 
@@ -246,6 +289,9 @@ _HANDLERS: dict[type[Event], Callable[[_Facts, Any], None]] = {
     events.BatchSubmitted: _Facts.batch_submitted,
     events.BatchClosed: _Facts.batch_closed,
     events.RunsClosed: _Facts.runs_closed,
+    events.AttemptsRequeued: _Facts.attempts_requeued,
+    events.AttemptsCancelled: _Facts.attempts_cancelled,
+    events.Asked: _Facts.asked,
     events.AgentStarted: _Facts.agent_started,
     events.Heartbeat: _Facts.heartbeat,
     events.AgentEnded: _Facts.agent_ended,

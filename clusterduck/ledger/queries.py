@@ -415,7 +415,7 @@ _RUN_READERS = [
 
 
 def _run(row: sqlite3.Row) -> Run:
-    values = list(row)
+    values = [row[name] for name in _RUN_NAMES]
     for place, read in _RUN_READERS:
         values[place] = read(values[place])
     return Run(*values)

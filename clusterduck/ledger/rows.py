@@ -110,6 +110,7 @@ class AttemptRow:
 
     ``reported`` says who told how it ended: nobody yet (0), its own agent, or somebody who looked after it.
     ``spawned_at`` is when its agent made the process, ``started_at`` what the run itself told of its start, if it did.
+    One that was put into the queue (``queued_at``) is PENDING, or cancelled, until an agent says that it has it.
     """
 
     run: int
@@ -142,6 +143,9 @@ class AttemptRow:
     git_dirty: bool | None = None
     spawned_at: str | None = None
     reported: int = 0
+    queued_at: str | None = None
+    cancelled_at: str | None = None
+    cancel_reason: str | None = None
 
 
 @dataclass(slots=True)

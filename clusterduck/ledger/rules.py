@@ -83,9 +83,13 @@ def is_told_better(event: AttemptEnded, attempt: AttemptRow) -> bool:
     return new < (attempt.result is None, attempt.ended_at or "", attempt.state, attempt.reason or "")
 
 
-def settle_attempt(attempt: AttemptRow, agent: AgentRow) -> None:
-    """Set how an attempt stands whose end its agent has not reported."""
-    if agent.exit_code is not None:
+def settle_attempt(attempt: AttemptRow, agent: AgentRow | None) -> None:
+    """Set how an attempt stands whose end nobody has reported; ``agent`` is whose it is, None while it waits."""
+    if agent is None:
+        is_cancelled = attempt.cancelled_at is not None
+        attempt.state = State.CANCELLED.value if is_cancelled else State.PENDING.value
+        attempt.reason, attempt.ended_at = attempt.cancel_reason, attempt.cancelled_at
+    elif agent.exit_code is not None:
         attempt.state = State.FAILED.value
         attempt.reason = "The agent ended without a word on how this run ended."
         attempt.ended_at = agent.ended_at

@@ -64,7 +64,8 @@ def _first_tables(db: Database) -> None:
             | {"signal": int, "exception_type": str, "exception_message": str, "traceback": str}
             | {"return_value": str, "started_at": str, "ended_at": str, "duration_s": float}
             | {"peak_memory_bytes": int, "cpu_time_s": float, "folder": str, "log": str, "result": str}
-            | {"git_commit": str, "git_dirty": int, "spawned_at": str, "reported": int},
+            | {"git_commit": str, "git_dirty": int, "spawned_at": str, "reported": int}
+            | {"queued_at": str, "cancelled_at": str, "cancel_reason": str},
         ),
     }
     for name, (key, columns) in keyed.items():

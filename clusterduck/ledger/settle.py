@@ -53,7 +53,8 @@ def _sweep(changes: Changes) -> None:
         )
     write_rows(
         db,
-        "INSERT OR IGNORE INTO act(sweep, id, kind, batch, at, state, reason, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR IGNORE INTO act(sweep, id, kind, batch, run, attempt, job_id, user, host, at, state, reason, "
+        "detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [(sweep, *act) for act in changes.acts],
     )
     if changes.launches.changed():
@@ -110,14 +111,15 @@ def _attempts(changes: Changes) -> set[tuple[str, int, int, int]]:
         if not changes.agents.is_new(*agent):
             _find_placed_before(changes, agent)
     for attempt in changes.attempts.changed():
+        agent_row = None
         if attempt.batch is not None and attempt.restart is not None and attempt.node is not None:
             agent_row = changes.agents.get(attempt.batch, attempt.restart, attempt.node)
             assert agent_row is not None, "an agent's row is made before those of its attempts"
             _place(changes, attempt, agent_row)
             if attempt.slot is not None:
                 slots.add((attempt.batch, attempt.restart, attempt.node, attempt.slot))
-            if not attempt.reported:
-                rules.settle_attempt(attempt, agent_row)
+        if not attempt.reported:
+            rules.settle_attempt(attempt, agent_row)
         if attempt.started_at is None:
             attempt.started_at = attempt.spawned_at
         if attempt.started_at is not None and attempt.ended_at is not None:

@@ -110,7 +110,46 @@ def with_restart(base: Path) -> tuple[SweepBuilder, list[Path]]:
     return sweep, paths
 
 
-@pytest.mark.parametrize("scene", [with_second_segment, with_restart])
+def with_requeue(base: Path) -> tuple[SweepBuilder, list[Path]]:
+    """Runs that people put back into the queue, some of which they then cancelled, and one that another job took."""
+    sweep = SweepBuilder(base)
+    at = sweep.start + 500
+    ada = {"user": "ada", "host": "login1"}
+    again = events.AttemptsRequeued(
+        time=at, attempts=[(1, 2), (2, 2), (3, 2)], kind="person", reason="once more", overrides=["lr=1"], **ada
+    )
+    paths = [
+        sweep.write(sweep.launch_journal(), sweep.launch(8, batches=2, slots=2)),
+        sweep.write(sweep.agent_journal("0-0"), sweep.agent(range(4), "node0", slots=2)),
+        sweep.write(sweep.act_journal("requeue-1"), [again]),
+        sweep.write(
+            sweep.act_journal("cancel-1"),
+            [
+                events.AttemptsCancelled(time=at + 9, attempts=[(3, 2), (7, 1)], reason="by ada", **ada),
+                events.Asked(time=at + 10, kind="cancel", batches=["0-1"], attempts=[(1, 2)], **ada),
+            ],
+        ),
+        sweep.write(
+            sweep.act_journal("cancel-2"),
+            [
+                again,
+                events.AttemptsCancelled(time=at + 8, attempts=[(3, 2), (1, 2)], reason="by bob", user="b", host="h"),
+                events.RunsClosed(time=at + 7, ranges=[(5, 8)], state="CANCELLED", reason="by eve"),
+            ],
+        ),
+        sweep.write(
+            sweep.agent_journal("0-1"),
+            [sweep.agent_started(at, "node1", slots=2), sweep.started(at + 5, 1, attempt=2)],
+            close=False,
+        ),
+    ]
+    return sweep, paths
+
+
+SCENES = [with_second_segment, with_restart, with_requeue]
+
+
+@pytest.mark.parametrize("scene", SCENES)
 def test_every_order_of_journals_gives_the_same_tables(
     scene: Callable[[Path], tuple[SweepBuilder, list[Path]]],
     tmp_path: Path,
@@ -149,6 +188,31 @@ def test_what_the_restarted_job_left(tmp_path: Path, empty: Callable[[], sqlite3
     assert replica.execute("SELECT state FROM attempt WHERE run = 0 AND number = 1").fetchone() == ("FAILED",)
 
 
+def test_what_became_of_requeued_runs(tmp_path: Path, empty: Callable[[], sqlite3.Connection]) -> None:
+    sweep, paths = with_requeue(tmp_path)
+    replica = empty()
+    fold_all(replica, sweep, paths)
+    runs = replica.execute("SELECT number, attempt, state, reason, batch FROM run ORDER BY number").fetchall()
+    assert runs == [
+        (0, 1, "COMPLETED", None, "0-0"),
+        (1, 2, "RUNNING", None, "0-1"),
+        (2, 2, "PENDING", None, None),
+        (3, 2, "CANCELLED", "by bob", None),
+        (4, 0, "PENDING", None, "0-1"),
+        (5, 0, "CANCELLED", "by eve", "0-1"),
+        (6, 0, "CANCELLED", "by eve", "0-1"),
+        (7, 1, "CANCELLED", "by ada", None),
+    ]
+    acts = replica.execute("SELECT kind, run, attempt, user FROM act ORDER BY at").fetchall()
+    assert acts == [
+        ("requeue", None, None, "ada"),
+        ("runs_closed", None, None, None),
+        ("cancel", None, None, "b"),
+        ("cancel", None, None, "ada"),
+        ("ask_cancel", 1, 2, "ada"),
+    ]
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_journals_folded_in_turns_give_the_same_tables(
@@ -157,7 +221,7 @@ def test_journals_folded_in_turns_give_the_same_tables(
     empty: Callable[[], sqlite3.Connection],
 ) -> None:
     """Stretch by stretch, a few lines at a time, from whichever journal comes next."""
-    scene = data.draw(st.sampled_from([with_second_segment, with_restart]))
+    scene = data.draw(st.sampled_from(SCENES))
     sweep, paths = scene(tmp_path_factory.mktemp("turns"))
     whole = empty()
     fold_all(whole, sweep, paths)
