@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import CompactHydraException
 
 from clusterduck.errors import RunFailedError
 from clusterduck.events import AttemptEnded
@@ -25,6 +26,10 @@ class SubmittedRun(JobReturn):
     @return_value.setter
     def return_value(self, value: Any) -> None:
         self._return_value = value
+
+
+class RunFailedHereError(RunFailedError, CompactHydraException):
+    """A failure without a traceback of its own; Hydra prints it without the sweeper's, which explains nothing."""
 
 
 class RemoteTraceback(Exception):
@@ -52,7 +57,7 @@ def of_run(sweep: str, number: int, overrides: list[str], view: RunView | None, 
     if view is None or ended is None:
         closed = view.closed if view is not None else None
         state, reason = (closed.state, closed.reason) if closed is not None else (State.PENDING.value, why_not_run)
-        return _failed(overrides, RunFailedError(f"Run {sweep}/{number} never began: {reason}", number, state))
+        return _failed(overrides, RunFailedHereError(f"Run {sweep}/{number} never began: {reason}", number, state))
     answer: Any = None
     trouble = "it left no result"
     if ended.result is not None:
@@ -76,10 +81,11 @@ def of_run(sweep: str, number: int, overrides: list[str], view: RunView | None, 
 
 
 def _error_of(sweep: str, number: int, ended: AttemptEnded) -> RunFailedError:
-    said = ended.reason or "no reason was given"
-    error = RunFailedError(f"Run {sweep}/{number} ended as {ended.state}: {said}", number, ended.state)
-    if ended.traceback:
-        error.__cause__ = RemoteTraceback(ended.traceback)
+    said = f"Run {sweep}/{number} ended as {ended.state}: {ended.reason or 'no reason was given'}"
+    if not ended.traceback:
+        return RunFailedHereError(said, number, ended.state)
+    error = RunFailedError(said, number, ended.state)
+    error.__cause__ = RemoteTraceback(ended.traceback)
     return error
 
 

@@ -15,7 +15,6 @@ from clusterduck.launch.plan import Batch
 from clusterduck.launch.processes import is_running
 from clusterduck.launch.watch import Watch
 from clusterduck.model import State
-from clusterduck.paths import SweepPaths
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +51,8 @@ class Collector:
     """Waits for the runs of one launch.
 
     Args:
-        paths: the sweep's.
+        watch: reads the sweep's journals, and has perhaps read those of earlier launches.
+        sweep: the sweep's id.
         launch: the launch's number.
         first: number of its first run,
         overrides: and each run's overrides.
@@ -64,7 +64,8 @@ class Collector:
     def __init__(
         self,
         *,
-        paths: SweepPaths,
+        watch: Watch,
+        sweep: str,
         launch: int,
         first: int,
         overrides: Sequence[list[str]],
@@ -72,14 +73,14 @@ class Collector:
         ledger: Path,
         progress: Progress,
     ) -> None:
-        self._paths = paths
+        self._watch = watch
+        self._sweep = sweep
         self._launch = launch
         self._first = first
         self._overrides = overrides
         self._batches = batches
         self._ledger = ledger
         self._progress = progress
-        self._watch = Watch(paths)
         self._asked_at = time.monotonic()
         self._all_at = time.monotonic()
         self._idle_since: float | None = None
@@ -102,7 +103,7 @@ class Collector:
             self._progress.close()
         why = self._why_left_over()
         return [
-            answers.of_run(self._paths.sweep, number, overrides, self._watch.runs.get(number), why)
+            answers.of_run(self._sweep, number, overrides, self._watch.runs.get(number), why)
             for number, overrides in enumerate(self._overrides, self._first)
         ]
 

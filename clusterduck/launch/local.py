@@ -32,7 +32,9 @@ class LocalSubmission:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let it end; if it was given nothing to submit, it submits nothing."""
+        """Let it end: if it was given nothing to submit, it submits nothing; after an error here, nothing more."""
+        if error is not None:
+            self._process.kill()
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe is not None:
                 pipe.close()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from clusterduck.errors import ConfigError
+from clusterduck.model import FAILED_STATES
 
 #: Options of hydra-submitit-launcher that both executors of submitit know, under the same names.
 SHARED = (
@@ -87,6 +88,12 @@ class Options:
     resources_config: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
     verbose: bool = False
     share_runs: bool = False
+    max_retries: int = 0
+    retry_on: Sequence[str] = ()
+    max_failures: int | None = None
+    run_timeout_min: float | None = None
+    expected_run_min: float | None = None
+    grace_s: float = 10.0
     publish_interval_s: float = 30.0
     ledger: str | None = None
     do_submit: bool = True
@@ -116,6 +123,7 @@ class Options:
             )
         if given.get("resources_config") is None:
             given["resources_config"] = {}
+        given["retry_on"] = _states(given.get("retry_on"))
         values = {name: value for name, value in given.items() if name in own}
         options = cls(cluster=cluster, submitit=_complete(cluster, to_submitit), **values)
         options._check()
@@ -135,6 +143,11 @@ class Options:
         ):
             if self.submitit.get(name) is not None:
                 _require_number(name, self.submitit[name], least)
+        _require_number("max_retries", self.max_retries, 0)
+        if self.max_failures is not None:
+            _require_number("max_failures", self.max_failures, 1)
+        for name in ("run_timeout_min", "expected_run_min", "grace_s"):
+            _require_positive(name, getattr(self, name), or_zero=name == "grace_s")
         memory = self.submitit.get("mem_gb")
         if memory is not None and not memory > 0:
             raise ConfigError(f"hydra.launcher.mem_gb must be more than 0, not {memory}.")
@@ -197,6 +210,27 @@ def _complete(cluster: str, to_submitit: dict[str, Any]) -> dict[str, Any]:
 def _require_number(name: str, value: object, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(f"hydra.launcher.{name} must be a whole number from {least} up, not {value!r}.")
+
+
+def _require_positive(name: str, value: object, or_zero: bool) -> None:
+    if value is None and not or_zero:
+        return
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not (value > 0 or (or_zero and value == 0)):  # type: ignore[operator]
+        least = "0 or more" if or_zero else "more than 0, or null"
+        raise ConfigError(f"hydra.launcher.{name} must be a number, {least}, not {value!r}.")
+
+
+def _states(given: object) -> list[str]:
+    """The states in ``retry_on``, in Slurm's own spelling."""
+    if given is not None and not isinstance(given, (list, tuple)):
+        raise ConfigError(f"hydra.launcher.retry_on must be a list of states, e.g. [FAILED, TIMEOUT], not {given!r}.")
+    states = [str(state).upper() for state in given or ()]
+    for state in states:
+        if state not in FAILED_STATES:
+            allowed = ", ".join(FAILED_STATES)
+            raise ConfigError(f"hydra.launcher.retry_on cannot hold {state!r}: it may name {allowed}.")
+    return states
 
 
 def _about_tasks(tasks: object) -> str:

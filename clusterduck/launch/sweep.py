@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import getpass
+import json
 import logging
 import os
 import socket
@@ -26,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 import clusterduck
 from clusterduck import git
 from clusterduck.agent.settings import AgentSettings
-from clusterduck.errors import ClusterduckError, ConfigError
+from clusterduck.errors import ClusterduckError, ConfigError, SubmissionError
 from clusterduck.events import (
     BatchClosed,
     BatchPlanned,
@@ -44,10 +45,14 @@ from clusterduck.launch.local import LocalSubmission
 from clusterduck.launch.options import Options, require_slurm
 from clusterduck.launch.payload import Payload, UserSide, absolute_path_entries, origin, pickle_user
 from clusterduck.launch.probe import Probe
+from clusterduck.launch.watch import Watch
 from clusterduck.model import State
 from clusterduck.paths import SweepPaths
 
 log = logging.getLogger(__name__)
+
+#: How long before its time limit submitit's local executor warns a job, in seconds.
+LOCAL_SIGNAL_DELAY_S = 30
 
 
 class Sweep:
@@ -86,6 +91,8 @@ class Sweep:
         self._launches = 0
         self._next_run = 0
         self._paths: SweepPaths | None = None
+        self._watch: Watch | None = None
+        self._code = _code_folder(task_function, self._cwd)
         self._sweep = register.new_sweep_id(str(config.hydra.job.name))
         sweepers.check(str(config.hydra.sweeper._target_), self._options.wait_for_completion)
         self._ledger = register.ledger_for(Path(self._cwd), self._options.ledger)
@@ -93,7 +100,7 @@ class Sweep:
             require_slurm()
         if self._options.do_submit:
             self._ownership = owner.take(self._sweep_dir, self._sweep)
-            atexit.register(self._give_back_unused)
+            atexit.register(self._give_back_unused, os.getpid())
         else:
             owner.refuse_if_live(self._sweep_dir)
 
@@ -137,7 +144,7 @@ class Sweep:
         """A sweeper began to number its runs anew: what follows is a sweep of its own in the same folder."""
         before, self._sweep = self._sweep, register.new_sweep_id(str(self._config.hydra.job.name))
         self._ownership = owner.take(self._sweep_dir, self._sweep, instead_of=before)
-        self._paths = None
+        self._paths = self._watch = None
         self._launches = self._next_run = 0
 
     def _submit(self, first: int, runs: list[list[str]], planned: Sequence[plan.Batch]) -> tuple[int, list[str]]:
@@ -166,19 +173,13 @@ class Sweep:
         submit: Callable[[list[AgentSettings]], Iterator[list[tuple[str, str]]]],
     ) -> tuple[int, list[str]]:
         payload, commit = self._payload(first, runs)
-        paths = self._paths or self._create()
         number = self._launches
-        os.mkdir(paths.launch(number), 0o700)
-        register.write_whole(paths.payload(number), payload.dump())
-        journal = JournalWriter(paths.launch(number), self._sweep, f"launch {number}")
-        journal.append([self._started(number, commit)])
-        journal.append(RunsPlanned(launch=number, runs=line) for line in plan.in_lines(first, runs))
-        journal.append(self._batch_planned(number, batch) for batch in planned)
-        journal.flush(sync=True)
-        if self._paths is None:
-            register.enter(self._ledger, paths)
-            self._paths = paths
-        self._launches += 1
+        try:
+            journal = self._write_down(payload, commit, planned)
+        except OSError as error:
+            raise SubmissionError(
+                f"The plan of the sweep cannot be written, so nothing was submitted: {error}"
+            ) from None
         jobs: list[str] = []
         why = "the launch was interrupted before its job was submitted"
         try:
@@ -198,6 +199,24 @@ class Sweep:
             if len(jobs) < len(planned):
                 register.publish(self._ledger)
         return number, jobs
+
+    def _write_down(self, payload: Payload, commit: git.Commit | None, planned: Sequence[plan.Batch]) -> JournalWriter:
+        """Put on disk what will be submitted; after that the sweep is one that others see."""
+        paths = self._paths or self._create()
+        number = self._launches
+        os.mkdir(paths.launch(number), 0o700)
+        register.write_whole(paths.payload(number), payload.dump())
+        journal = JournalWriter(paths.launch(number), self._sweep, f"launch {number}")
+        journal.append([self._started(number, commit)])
+        lines = plan.in_lines(payload.first_run, payload.overrides)
+        journal.append(RunsPlanned(launch=number, runs=line) for line in lines)
+        journal.append(self._batch_planned(number, batch) for batch in planned)
+        journal.flush(sync=True)
+        if self._paths is None:
+            register.enter(self._ledger, paths)
+            self._paths = paths
+        self._launches += 1
+        return journal
 
     def _payload(self, first: int, runs: list[list[str]]) -> tuple[Payload, git.Commit | None]:
         """Gather what the runs need; before the first launch, see whether it unpickles elsewhere."""
@@ -226,12 +245,11 @@ class Sweep:
             function=function,
             user=data,
         )
-        folder = str(Path(script).parent) if script is not None else self._cwd
         if self._launches > 0:
-            return payload, git.commit_of(folder)
+            return payload, git.commit_of(self._code)
         probe = Probe(payload.dump())
         try:
-            commit = git.commit_of(folder)
+            commit = git.commit_of(self._code)
             log.info("Everything the runs need loads in a fresh interpreter (%.1f s)", probe.wait(user, payload))
         finally:
             probe.stop()
@@ -248,10 +266,12 @@ class Sweep:
         self, launch: int, first: int, runs: list[list[str]], planned: Sequence[plan.Batch], jobs: Sequence[str]
     ) -> list[JobReturn]:
         assert self._paths is not None
+        self._watch = self._watch or Watch(self._paths)
         progress = self._progress(self._sweep)
         try:
             answers = Collector(
-                paths=self._paths,
+                watch=self._watch,
+                sweep=self._sweep,
                 launch=launch,
                 first=first,
                 overrides=runs,
@@ -270,8 +290,8 @@ class Sweep:
         register.publish(self._ledger)
         return answers
 
-    def _give_back_unused(self) -> None:
-        if self._paths is None:
+    def _give_back_unused(self, process: int) -> None:
+        if self._paths is None and os.getpid() == process:
             self._ownership.give_back()
 
     # --- what goes into the journal, and to the agents
@@ -287,7 +307,7 @@ class Sweep:
             cwd=self._cwd,
             command=list(sys.orig_argv),
             launcher=self._options.cluster,
-            settings=asdict(self._options),
+            settings=json.loads(json.dumps(asdict(self._options), default=str)),
             python=sys.executable,
             versions={
                 "hydra": hydra.__version__,
@@ -329,6 +349,7 @@ class Sweep:
             cluster=options.cluster,
             parallel_runs_per_node=options.parallel_runs_per_node,
             ledger=str(self._ledger),
+            cwd=self._code,
             resources={
                 kind: None if given is None else dict(given) for kind, given in options.resources_config.items()
             },
@@ -336,8 +357,16 @@ class Sweep:
             verbose=options.verbose,
             publish_interval_s=options.publish_interval_s,
             timeout_min=options.timeout_min,
+            signal_delay_s=options.submitit.get("signal_delay_s", LOCAL_SIGNAL_DELAY_S),
+            max_num_timeout=options.max_num_timeout,
             cuda_visible_devices=_visible_gpus(options) if options.cluster == "local" else None,
         )
+
+
+def _code_folder(function: TaskFunction, cwd: str) -> str:
+    """Where the user's code is: beside the script, else the working directory."""
+    script, _, _ = origin(function)
+    return os.path.dirname(script) if script is not None else cwd
 
 
 def _closing(left: Sequence[plan.Batch], why: str) -> Iterator[BatchClosed | RunsClosed]:

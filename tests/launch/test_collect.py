@@ -18,6 +18,7 @@ from clusterduck.events import Event
 from clusterduck.journal import JournalWriter, encode
 from clusterduck.launch import collect, plan
 from clusterduck.launch.collect import Collector
+from clusterduck.launch.watch import Watch
 from clusterduck.model import AgentId, Attempt, ReturnValueLost
 from clusterduck.paths import SweepPaths
 from clusterduck.result import write_result
@@ -87,7 +88,8 @@ def ended(paths: SweepPaths, run: int, value: Any, attempt: int = 1, **more: Any
 
 def collector(paths: SweepPaths, progress: Numbers, runs: int, first: int = 0) -> Collector:
     return Collector(
-        paths=paths,
+        watch=Watch(paths),
+        sweep=paths.sweep,
         launch=0,
         first=first,
         overrides=[[f"a={number}"] for number in range(first, first + runs)],
@@ -235,7 +237,8 @@ def test_a_local_job_that_dies_without_a_word_does_not_make_it_wait_for_ever(
     submitted(paths, job=process.pid)
     register.enter(own_ledger, paths)
     waiting = Collector(
-        paths=paths,
+        watch=Watch(paths),
+        sweep=paths.sweep,
         launch=0,
         first=0,
         overrides=[["a=0"]],
