@@ -47,6 +47,18 @@ class ClusterduckConf:
     verbose: bool = False
     # a job whose own runs are done goes on with those of other jobs
     share_runs: bool = False
+    # how often a run that was lost with its node or agent is put back into the queue by itself
+    max_retries: int = 0
+    # further ends after which that is done: FAILED, OUT_OF_MEMORY, TIMEOUT
+    retry_on: list[str] = field(default_factory=list)
+    # after so many failed runs no further one is started; null: however many fail
+    max_failures: int | None = None
+    # one run's own time limit, in minutes; null: only the job's
+    run_timeout_min: float | None = None
+    # how long a run takes, in minutes: none is started that cannot end in the job's time; null: as the longest so far
+    expected_run_min: float | None = None
+    # how long a run that is to end has for that before it is killed, in seconds
+    grace_s: float = 10.0
     # how often the ledger is published while runs execute, in seconds
     publish_interval_s: float = 30.0
     # the ledger file; null: the project's, found upwards from the working directory, else ./.clusterduck/ledger.db
