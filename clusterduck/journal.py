@@ -107,6 +107,24 @@ def read(path: Path, offset: int = 0, skip_bad_at: int | None = None, limit: int
         os.close(fd)
 
 
+def read_all(path: Path) -> list[Event]:
+    """All that can be read of a journal whose writer is dead: bad lines are passed over, what is torn at the end is
+    gone.
+
+    Raises:
+        OSError: if the file cannot be read.
+        JournalError: if it was written by a newer version.
+    """
+    found: list[Event] = []
+    offset, bad = 0, None
+    while True:
+        chunk = read(path, offset, skip_bad_at=bad)
+        found += chunk.events
+        if chunk.offset == offset and chunk.bad_at is None:
+            return found
+        offset, bad = chunk.offset, chunk.bad_at
+
+
 def _good_line_follows(fd: int, data: bytes, position: int, offset: int) -> bool:
     """Whether any line after ``position`` of ``data`` (or in the chunk of the file after it) has a checksum that
     holds."""

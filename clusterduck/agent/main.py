@@ -47,7 +47,8 @@ class AgentJob:
         """Be the agent of this node.
 
         Raises:
-            SystemExit: with 1 if not all of the runs completed, so that the job's exit code says so.
+            SystemExit: with 1 if not all of the runs completed, so that the job's exit code says so; with another code
+            where that makes submitit start the job again.
         """
         exit_code = run_agent(self.settings, dict(os.environ))
         if exit_code:
@@ -67,6 +68,7 @@ def run_agent(settings: AgentSettings, environ: dict[str, str]) -> int:
     """
     from clusterduck.agent.claiming import Claiming
     from clusterduck.agent.recovery import Recovery
+    from clusterduck.agent.send_back import send_back
     from clusterduck.agent.writer import Writer
     from clusterduck.events import AgentEnded
     from clusterduck.journal import JournalWriter
@@ -122,6 +124,8 @@ def run_agent(settings: AgentSettings, environ: dict[str, str]) -> int:
         say(f"{len(lost)} reports could not be written to {sweep.agent(agent)}; they follow here, and nowhere else:")
         sys.stdout.buffer.write(b"".join(lost))
         sys.stdout.buffer.flush()
+    elif end.timed_out:
+        exit_code = send_back(settings, agent, _job_id(environ), say) or exit_code
     shutil.rmtree(scratch, ignore_errors=True)
     return exit_code
 

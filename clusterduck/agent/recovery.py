@@ -64,7 +64,7 @@ class Recovery:
         started: set[Attempt] = set()
         ended: dict[Attempt, AttemptEnded] = {}
         for _, files in earlier:
-            for event in _events(files):
+            for event in (event for path in files for event in journal.read_all(path)):
                 if isinstance(event, AttemptStarted):
                     started.add(Attempt(event.run, event.attempt))
                 elif isinstance(event, AttemptLocated):
@@ -144,18 +144,3 @@ def requeued_event(entry: Requeued, batch: str) -> AttemptsRequeued:
         host=identity.host(),
         batch=batch,
     )
-
-
-def _events(files: list[Path]) -> list[Event]:
-    """All that can be read of journals whose writer is dead; what is torn at their end is gone."""
-    found: list[Event] = []
-    for path in files:
-        offset, bad = 0, None
-        while True:
-            chunk = journal.read(path, offset, skip_bad_at=bad)
-            found += chunk.events
-            bad = chunk.bad_at
-            if chunk.offset == offset and bad is None:
-                break
-            offset = chunk.offset
-    return found

@@ -144,6 +144,17 @@ def job_end_time(job_id: str, timeout_s: float = TIMEOUT_S) -> float | None:
     return _epoch(value) if value is not None else None
 
 
+def requeue(job_id: str) -> None:
+    """Put a running job back into Slurm's queue under the same id; Slurm ends it for that.
+
+    Raises:
+        SlurmError: if scontrol refused or failed, with its own words.
+    """
+    if not is_job_id(job_id):
+        raise SlurmError(f"{job_id!r} is not the id of a Slurm job.")
+    require(run("scontrol", ["requeue", job_id]), "scontrol")
+
+
 def _job_field(job_id: str, field: str, timeout_s: float = TIMEOUT_S) -> str | None:
     if not is_job_id(job_id):
         raise SlurmError(f"{job_id!r} is not the id of a Slurm job.")

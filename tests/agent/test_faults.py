@@ -356,6 +356,19 @@ def test_what_the_time_limit_does_not_let_end_is_timed_out(bench: Bench) -> None
     assert not (bench.folder / "done-1").exists()
 
 
+def test_a_timed_out_job_asks_to_be_started_again_as_often_as_it_may_and_goes_on(bench: Bench) -> None:
+    bench.plan("waits", "returns")
+    limits: dict[str, Any] = {"timeout_min": 0.1, "signal_delay_s": 4, "max_num_timeout": 1}
+    first = bench.start(slots=1, **limits)
+    bench.running(0)
+    assert bench.wait(first) == 144  # submitit's local executor starts it again
+    second = bench.start(slots=1, **limits)
+    bench.running(0, 2)
+    assert bench.wait(second) == 1
+    assert (bench.ended(0).state, bench.ended(0, 2).state) == ("TIMEOUT", "TIMEOUT")
+    assert "max_num_timeout=1" in bench.log()
+
+
 def test_no_run_is_started_that_cannot_end_in_time(bench: Bench) -> None:
     bench.plan("returns", "returns")
     agent = bench.start(slots=1, timeout_min=2, expected_run_min=3.0)
