@@ -1,4 +1,4 @@
-"""What the agents of a batch are told, worked out from the launcher's options: at launch, and when runs are sent again."""
+"""What the agents of a batch are told, from the launcher's options: at launch, and when runs are sent again."""
 
 from __future__ import annotations
 

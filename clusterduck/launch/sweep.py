@@ -39,6 +39,7 @@ from clusterduck.events import (
 )
 from clusterduck.journal import JournalWriter
 from clusterduck.launch import freeze, owner, plan, register, show, sweepers
+from clusterduck.launch.agents import settings_for
 from clusterduck.launch.answers import SubmittedRun
 from clusterduck.launch.collect import Collector, Progress
 from clusterduck.launch.local import LocalSubmission
@@ -50,9 +51,6 @@ from clusterduck.model import State
 from clusterduck.paths import SweepPaths
 
 log = logging.getLogger(__name__)
-
-#: How long before its time limit submitit's local executor warns a job, in seconds.
-LOCAL_SIGNAL_DELAY_S = 30
 
 
 class Sweep:
@@ -336,30 +334,15 @@ class Sweep:
         )
 
     def _settings(self, number: int, batch: plan.Batch, first: int, count: int) -> AgentSettings:
-        options = self._options
-        return AgentSettings(
-            sweep_root=str(SweepPaths.of(self._sweep_dir, self._sweep).root),
+        return settings_for(
+            self._options,
+            root=SweepPaths.of(self._sweep_dir, self._sweep).root,
             batch=batch.id,
             launch=number,
-            first_run=batch.first,
-            stop_run=batch.stop,
-            plan_first=first,
-            plan_stop=first + count,
-            nodes=options.nodes,
-            cluster=options.cluster,
-            parallel_runs_per_node=options.parallel_runs_per_node,
-            ledger=str(self._ledger),
-            cwd=self._code,
-            resources={
-                kind: None if given is None else dict(given) for kind, given in options.resources_config.items()
-            },
-            share_runs=options.share_runs,
-            verbose=options.verbose,
-            publish_interval_s=options.publish_interval_s,
-            timeout_min=options.timeout_min,
-            signal_delay_s=options.submitit.get("signal_delay_s", LOCAL_SIGNAL_DELAY_S),
-            max_num_timeout=options.max_num_timeout,
-            cuda_visible_devices=_visible_gpus(options) if options.cluster == "local" else None,
+            ledger=self._ledger,
+            code=self._code,
+            runs=(batch.first, batch.stop),
+            plan=(first, first + count),
         )
 
 
@@ -376,16 +359,6 @@ def _closing(left: Sequence[plan.Batch], why: str) -> Iterator[BatchClosed | Run
     if left:
         ranges = [(batch.first, batch.stop) for batch in left]
         yield RunsClosed(ranges=ranges, state=State.FAILED.value, reason=why)
-
-
-def _visible_gpus(options: Options) -> str | None:
-    """The GPUs a local job may use: those this process sees, the first ``gpus_per_node`` of them if that is set."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if options.gpus_per_node is None:
-        return visible
-    gpus = [gpu for gpu in visible.split(",") if gpu] if visible is not None else None
-    wanted = [str(index) for index in range(options.gpus_per_node)] if gpus is None else gpus[: options.gpus_per_node]
-    return ",".join(wanted)
 
 
 def _mode(config: DictConfig) -> int | None:
