@@ -37,9 +37,8 @@ def send_back(settings: AgentSettings, agent: AgentId, job_id: str, say: Callabl
     )
     if so_far > settings.max_num_timeout:
         if settings.max_num_timeout:
-            say(
-                f"the job is not started again: it has timed out {so_far} times, max_num_timeout={settings.max_num_timeout}"
-            )
+            most = f"max_num_timeout={settings.max_num_timeout}"
+            say(f"the job is not started again: it has timed out {so_far} times, {most}")
         return None
     say(f"the job is started again, time-out {so_far} of at most max_num_timeout={settings.max_num_timeout}")
     if settings.cluster == "local":
