@@ -154,6 +154,13 @@ class SlurmCluster:
         self._spawn_node(name)
         self._wait_until(lambda: self._ready(name), f"{name} ready")
 
+    def forget_jobs(self) -> None:
+        """Start slurmctld anew with no memory of any job; only the accounting, where there is one, still knows them."""
+        _end(self._processes.pop("slurmctld"), signal.SIGTERM)
+        self._start_controller("-c")
+        for name in self.nodes:
+            self._wait_until(lambda name=name: self._ready(name), f"{name} ready")  # type: ignore[misc]
+
     # --- use
 
     def command(self, *arguments: str, check: bool = True) -> str:
@@ -290,12 +297,15 @@ class SlurmCluster:
         self._wait_until((run / "munge.socket").exists, "munge's socket")
         if self._accounting:
             self._start_accounting()
-        self._spawn("slurmctld", "slurmctld", "-D", "-i")
-        self._wait_until(lambda: "UP" in self.command("scontrol", "ping", check=False), "slurmctld up")
+        self._start_controller("-i")
         for name in self.nodes:
             self._spawn_node(name)
         for name in self.nodes:
             self._wait_until(lambda name=name: self._ready(name), f"{name} ready")  # type: ignore[misc]
+
+    def _start_controller(self, option: str) -> None:
+        self._spawn("slurmctld", "slurmctld", "-D", option)
+        self._wait_until(lambda: "UP" in self.command("scontrol", "ping", check=False), "slurmctld up")
 
     def _start_accounting(self) -> None:
         run, mysql = self.folder / "run", self.folder / "mysql"

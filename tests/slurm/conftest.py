@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cluster import SlurmCluster, obstacle
-from project import SCRIPT, Project
+from project import Project
 
 
 @pytest.fixture(scope="session")
@@ -28,8 +27,17 @@ def slurm_cluster(_cluster: SlurmCluster) -> Iterator[SlurmCluster]:
     _cluster.restore()
 
 
+@pytest.fixture(scope="session")
+def accounting_cluster() -> Iterator[SlurmCluster]:
+    """A cluster of one node whose jobs are remembered by slurmdbd, for ``sacct`` to tell."""
+    reason = obstacle(accounting=True)
+    if reason:
+        pytest.skip(f"no Slurm cluster with accounting here: {reason}")
+    with SlurmCluster(nodes=1, accounting=True) as cluster:
+        yield cluster
+
+
 @pytest.fixture
 def project(slurm_cluster: SlurmCluster, tmp_path: Path) -> Project:
     """A fresh project folder on the cluster's shared file system."""
-    shutil.copy(SCRIPT, tmp_path)
-    return Project(tmp_path, slurm_cluster)
+    return Project.create(tmp_path, slurm_cluster)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -21,6 +22,12 @@ class Project:
 
     folder: Path
     cluster: SlurmCluster
+
+    @classmethod
+    def create(cls, folder: Path, cluster: SlurmCluster) -> Project:
+        """Put the script into an empty folder."""
+        shutil.copy(SCRIPT, folder)
+        return cls(folder, cluster)
 
     def launch(self, *overrides: str, refused: bool = False) -> subprocess.CompletedProcess[str]:
         """``python tell.py --multirun hydra/launcher=clusterduck_slurm ...``; fails the test if that fails."""

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import hydra
+import psutil
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -36,6 +37,11 @@ def main(config: DictConfig) -> int:
     how = config.die[config.number] if "die" in config else "no"
     if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    elif how == "agent":
+        server = psutil.Process().parent()
+        assert server is not None
+        os.kill(server.ppid(), signal.SIGKILL)
+        time.sleep(60)
     elif how == "exit":
         sys.exit(3)
     elif how == "raise":

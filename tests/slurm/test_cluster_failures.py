@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
-from cluster import wait_until
+from cluster import SlurmCluster, wait_until
 from project import Project
 
 pytestmark = pytest.mark.slurm
@@ -57,6 +58,42 @@ def test_a_cancelled_job_leaves_no_run_pending_for_ever(project: Project) -> Non
     project.cluster.wait_for_no_jobs()
     wait_until(lambda: project.states()[0] == "CANCELLED", "the first run cancelled")
     assert "RUNNING" not in project.states()
+
+
+def test_a_job_that_is_killed_with_its_agent_is_closed_by_what_slurm_says(project: Project) -> None:
+    end_with_its_agent(project)
+    states = wait_for_first_end(project)
+    assert states == ["FAILED", "PENDING", "PENDING"]
+    (batch,) = project.query("SELECT * FROM batch")
+    assert batch["state"] == "FAILED"
+    assert batch["reason"]
+
+
+def test_a_job_that_slurm_has_forgotten_is_closed_by_what_its_accounting_says(
+    accounting_cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    project = Project.create(tmp_path, accounting_cluster)
+    end_with_its_agent(project)
+    wait_until(lambda: "FAILED" in accounting_cluster.command("sacct", "-X", "-n", "-o", "State"), "an entry in sacct")
+    accounting_cluster.forget_jobs()
+    assert accounting_cluster.jobs("--states=all") == []
+    assert wait_for_first_end(project) == ["FAILED", "PENDING", "PENDING"]
+    (batch,) = project.query("SELECT * FROM batch")
+    assert batch["state"] == "FAILED"
+    assert batch["reason"]
+
+
+def end_with_its_agent(project: Project) -> None:
+    """Launch three runs, the first of which kills its agent: nobody is left to report."""
+    project.launch("+number=range(3)", "+die=[agent,no,no]")
+    project.cluster.wait_for_no_jobs()
+    assert project.states()[0] == "RUNNING", "one look proves nothing"
+
+
+def wait_for_first_end(project: Project) -> list[str]:
+    """Wait until the first run is known to be over; all states then."""
+    wait_until(lambda: project.states()[0] not in ("PENDING", "RUNNING"), "the first run over")
+    return project.states()
 
 
 def test_a_node_dies_and_the_requeued_job_does_the_rest(project: Project) -> None:
