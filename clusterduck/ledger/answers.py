@@ -50,6 +50,7 @@ class Batch:
     reason: str | None
     started_at: str | None
     ended_at: str | None
+    attempts: list[tuple[int, int]]  # run and number: the home of a job that was submitted for requeued attempts
     restart: int | None = None
     host: str | None = None
     agent_pid: int | None = None
@@ -173,6 +174,7 @@ class AttemptInfo:
     queued_at: str | None
     cancelled_at: str | None
     cancel_reason: str | None
+    by_job_end: bool
 
 
 @dataclass(frozen=True)

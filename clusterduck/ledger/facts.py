@@ -107,6 +107,7 @@ class _Facts:
         row.launch, row.first_run, row.stop_run = event.launch, event.first, event.stop
         row.nodes, row.slots_per_node, row.share_runs = event.nodes, event.slots_per_node, event.share_runs
         row.planned_at = times.to_text(event.time)
+        row.attempts = json.dumps(event.attempts) if event.attempts else None
         self._changes.homes.append((event.batch, event.first, event.stop))
         self._changes.unsettled.add(event.batch)
 
@@ -134,7 +135,8 @@ class _Facts:
             row = self._changes.attempts.change(run, number)
             row.queued_at = min(at, row.queued_at or at)
         kept = {"kind": event.kind, "overrides": event.overrides, "as_submitted": event.as_submitted}
-        kept |= {"fresh": event.fresh, "git_commit": event.git_commit, "git_dirty": event.git_dirty}
+        kept |= {"fresh": event.fresh, "batch": event.batch}
+        kept |= {"git_commit": event.git_commit, "git_dirty": event.git_dirty}
         self._act_on(event, "requeue", event.attempts, kept, reason=event.reason)
 
     def attempts_cancelled(self, event: events.AttemptsCancelled) -> None:
@@ -273,7 +275,7 @@ class _Facts:
                 return
             row.reported = TOLD_BY_ACT
         row.state, row.reason = State(event.state).value, event.reason or None
-        row.exit_code, row.signal = event.exit_code, event.signal
+        row.exit_code, row.signal, row.by_job_end = event.exit_code, event.signal, event.by_job_end
         row.exception_type, row.exception_message = event.exception_type, event.exception_message
         row.traceback, row.return_value, row.result = event.traceback, event.return_value, event.result
         row.peak_memory_bytes, row.cpu_time_s = event.peak_memory_bytes, event.cpu_time_s

@@ -298,6 +298,7 @@ def attempts(connection: sqlite3.Connection, sweep_id: str, number: int) -> list
                 **{name: _list(row[name]) for name in ("cpus", "gpus")},
                 **{name: path(row[name]) for name in ("folder", "log", "result")},
                 "git_dirty": _flag(row["git_dirty"]),
+                "by_job_end": bool(row["by_job_end"]),
             }
         )
         for row in rows
@@ -401,6 +402,7 @@ def _sweep(row: sqlite3.Row) -> Sweep:
 
 def _batch(row: sqlite3.Row, agent: sqlite3.Row | None) -> Batch:
     values = {**dict(row), "log_folder": path(row["log_folder"]), "share_runs": _flag(row["share_runs"])}
+    values["attempts"] = [(run, number) for run, number in _list(row["attempts"])]
     if agent is not None:
         values |= {name: agent[name] for name in ("restart", "host", "ends_at", "heartbeat_at")}
         values["agent_pid"] = agent["pid"]

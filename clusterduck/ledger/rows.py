@@ -37,7 +37,10 @@ class LaunchRow:
 
 @dataclass(slots=True)
 class BatchRow:
-    """A job of ours. ``state``, ``reason``, ``started_at`` and ``ended_at`` follow from its agents and from acts."""
+    """A job of ours. ``state``, ``reason``, ``started_at`` and ``ended_at`` follow from its agents and from acts.
+
+    ``attempts`` is the home of one that was submitted for requeued attempts: JSON pairs of run and attempt number.
+    """
 
     id: str
     launch: int | None = None
@@ -56,6 +59,7 @@ class BatchRow:
     reason: str | None = None
     started_at: str | None = None
     ended_at: str | None = None
+    attempts: str | None = None
 
 
 @dataclass(slots=True)
@@ -110,6 +114,7 @@ class AttemptRow:
 
     ``reported`` says who told how it ended: nobody yet (0), its own agent, or somebody who looked after it.
     ``spawned_at`` is when its agent made the process, ``started_at`` what the run itself told of its start, if it did.
+    ``by_job_end`` says that it had to end because its job had to.
     One that was put into the queue (``queued_at``) is PENDING, or cancelled, until an agent says that it has it.
     """
 
@@ -146,6 +151,7 @@ class AttemptRow:
     queued_at: str | None = None
     cancelled_at: str | None = None
     cancel_reason: str | None = None
+    by_job_end: bool = False
 
 
 @dataclass(slots=True)

@@ -54,6 +54,10 @@ def settle_batch(batch: BatchRow, agents: Sequence[AgentRow], closings: Iterable
     """Set how a batch stands: by the agents of its last restart, and by what was concluded of it."""
     restart = max((agent.restart for agent in agents), default=0)
     current = [agent for agent in agents if agent.restart == restart]
+    told = min((agent for agent in current if agent.job_id is not None), key=lambda agent: agent.node, default=None)
+    if batch.job_id is None and told is not None:  # its launcher was killed before it could write down what sbatch said
+        batch.cluster, batch.job_id = told.cluster, told.job_id
+        batch.submit_host = told.host if told.cluster == "local" else None
     batch.started_at = min((agent.started_at for agent in current if agent.started_at is not None), default=None)
     batch.reason = batch.ended_at = None
     ended = [agent for agent in current if agent.exit_code is not None]
@@ -95,6 +99,18 @@ def settle_attempt(attempt: AttemptRow, agent: AgentRow | None) -> None:
         attempt.ended_at = agent.ended_at
     else:
         attempt.state, attempt.reason, attempt.ended_at = agent.state, agent.reason, agent.ended_at
+
+
+def settle_restarted(attempt: AttemptRow, restart: int) -> None:
+    """Decide what an agent could not tell: a job that was ended and then started again was not cancelled by anybody.
+
+    Args:
+        attempt: one that had to end because its job had to.
+        restart: the highest restart of its job of which an agent was up.
+    """
+    if attempt.state == State.CANCELLED.value and restart > (attempt.restart or 0):
+        attempt.state = State.PREEMPTED.value
+        attempt.reason = f"Its job was preempted or requeued: Slurm started it again (restart {restart})."
 
 
 def settle_run(run: RunRow, attempt: AttemptRow) -> None:

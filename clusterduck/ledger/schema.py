@@ -42,7 +42,7 @@ def _first_tables(db: Database) -> None:
             {"sweep": str, "id": str, "launch": int, "first_run": int, "stop_run": int, "nodes": int}
             | {"slots_per_node": int, "share_runs": int, "cluster": str, "job_id": str, "submit_host": str}
             | {"log_folder": str, "planned_at": str, "submitted_at": str, "state": str, "reason": str}
-            | {"started_at": str, "ended_at": str},
+            | {"started_at": str, "ended_at": str, "attempts": str},
         ),
         "agent": (
             ("sweep", "batch", "restart", "node"),
@@ -65,7 +65,7 @@ def _first_tables(db: Database) -> None:
             | {"return_value": str, "started_at": str, "ended_at": str, "duration_s": float}
             | {"peak_memory_bytes": int, "cpu_time_s": float, "folder": str, "log": str, "result": str}
             | {"git_commit": str, "git_dirty": int, "spawned_at": str, "reported": int}
-            | {"queued_at": str, "cancelled_at": str, "cancel_reason": str},
+            | {"queued_at": str, "cancelled_at": str, "cancel_reason": str, "by_job_end": int},
         ),
     }
     for name, (key, columns) in keyed.items():

@@ -94,6 +94,14 @@ def _batch(changes: Changes, batch_id: str) -> None:
             agent.ended_at, agent.state, agent.reason = at, state, reason
             changes.over.add((agent.batch, agent.restart, agent.node))
     rules.settle_batch(changes.batches.change(batch_id), agents, closings)
+    restart = max((agent.restart for agent in agents if agent.started_at is not None), default=0)
+    if restart:
+        changes.restarts[batch_id] = restart
+        for key in changes.connection.execute(
+            "SELECT run, number FROM attempt WHERE sweep = ? AND batch = ? AND restart < ? AND by_job_end = 1",
+            (changes.sweep, batch_id, restart),
+        ).fetchall():
+            changes.attempts.change(*key)
 
 
 def _attempts(changes: Changes) -> set[tuple[str, int, int, int]]:
@@ -120,6 +128,8 @@ def _attempts(changes: Changes) -> set[tuple[str, int, int, int]]:
                 slots.add((attempt.batch, attempt.restart, attempt.node, attempt.slot))
         if not attempt.reported:
             rules.settle_attempt(attempt, agent_row)
+        elif attempt.by_job_end and attempt.batch is not None:
+            rules.settle_restarted(attempt, _restart(changes, attempt.batch))
         if attempt.started_at is None:
             attempt.started_at = attempt.spawned_at
         if attempt.started_at is not None and attempt.ended_at is not None:
@@ -128,6 +138,14 @@ def _attempts(changes: Changes) -> set[tuple[str, int, int, int]]:
             attempt.duration_s = None
         rules.settle_run(changes.run(attempt.run), attempt)
     return slots
+
+
+def _restart(changes: Changes, batch: str) -> int:
+    """The highest restart of a batch of which an agent was up."""
+    if batch not in changes.restarts:
+        agents = changes.agents.where("batch = ?", (batch,), lambda agent: agent.batch == batch)
+        changes.restarts[batch] = max((agent.restart for agent in agents if agent.started_at is not None), default=0)
+    return changes.restarts[batch]
 
 
 def _find_placed_before(changes: Changes, agent: AgentKey) -> None:

@@ -155,6 +155,7 @@ class Changes:
         self.over: set[AgentKey] = set()  # agents whose end changed
         self.placed: set[AgentKey] = set()  # agents whose host or slots became known
         self.left: set[tuple[str, int, int, int]] = set()  # slots that turned out not to hold an attempt
+        self.restarts: dict[str, int] = {}  # batch: its highest restart, where that was looked up
         self.latest: float = 0.0  # time of the latest event
 
     def run(self, number: int) -> RunRow:

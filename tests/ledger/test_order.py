@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from journals_builder import SweepBuilder, kept_counts, recount, tables
 
 from clusterduck import events
-from clusterduck.ledger import fold
+from clusterduck.ledger import fold, queries
 
 
 def fold_all(connection: sqlite3.Connection, sweep: SweepBuilder, paths: list[Path]) -> None:
@@ -146,7 +146,67 @@ def with_requeue(base: Path) -> tuple[SweepBuilder, list[Path]]:
     return sweep, paths
 
 
-SCENES = [with_second_segment, with_restart, with_requeue]
+def with_preemption(base: Path) -> tuple[SweepBuilder, list[Path]]:
+    """A job whose launcher died before it could write down its id; it was preempted, and went on at its next start."""
+    sweep = SweepBuilder(base)
+    at = sweep.start + 100
+    launched = [event for event in sweep.launch(4, slots=2) if not isinstance(event, events.BatchSubmitted)]
+    ended = [
+        events.AttemptEnded(**{**vars(sweep.ended(at + 20, run, state="CANCELLED")), "by_job_end": True})
+        for run in (0, 1)
+    ]
+    again = events.AttemptsRequeued(
+        time=at + 50,
+        attempts=[(0, 2)],
+        kind="restart",
+        reason="it ended with its job",
+        user="ada",
+        host="n",
+        batch="0-0",
+    )
+    paths = [
+        sweep.write(sweep.launch_journal(), launched[:-1], close=False),
+        sweep.write(
+            sweep.agent_journal("0-0"),
+            [
+                sweep.agent_started(at, "node0", slots=2, job_id="9000"),
+                sweep.started(at + 1, 0, slot=0),
+                sweep.started(at + 1, 1, slot=1),
+                *ended,
+                events.AgentEnded(time=at + 21, reason="the job was cancelled, or preempted", exit_code=1),
+            ],
+        ),
+        sweep.write(sweep.act_journal("recovery-0-0-1.0"), [again]),
+        sweep.write(
+            sweep.agent_journal("0-0", restart=1),
+            [
+                sweep.agent_started(at + 60, "node1", slots=2, job_id="9000"),
+                sweep.started(at + 61, 0, attempt=2, slot=0),
+                sweep.ended(at + 70, 0, attempt=2, started_at=at + 61),
+            ],
+            close=False,
+        ),
+        sweep.write(
+            sweep.act_journal("requeue-1"),
+            [
+                events.BatchPlanned(
+                    time=at + 80,
+                    batch="r1-0",
+                    launch=0,
+                    first=0,
+                    stop=0,
+                    nodes=1,
+                    slots_per_node=2,
+                    share_runs=False,
+                    attempts=[(1, 2)],
+                )
+            ],
+        ),
+    ]
+    return sweep, paths
+
+
+SCENES = [with_second_segment, with_restart, with_requeue, with_preemption]
 
 
 @pytest.mark.parametrize("scene", SCENES)
@@ -211,6 +271,19 @@ def test_what_became_of_requeued_runs(tmp_path: Path, empty: Callable[[], sqlite
         ("cancel", None, None, "ada"),
         ("ask_cancel", 1, 2, "ada"),
     ]
+
+
+def test_what_became_of_a_preempted_job(tmp_path: Path, empty: Callable[[], sqlite3.Connection]) -> None:
+    sweep, paths = with_preemption(tmp_path)
+    replica = empty()
+    fold_all(replica, sweep, paths)
+    attempts = replica.execute("SELECT run, number, state, by_job_end FROM attempt ORDER BY run, number").fetchall()
+    assert attempts == [(0, 1, "PREEMPTED", 1), (0, 2, "COMPLETED", 0), (1, 1, "PREEMPTED", 1)]
+    (reason,) = replica.execute("SELECT reason FROM run WHERE number = 1").fetchone()
+    assert reason == "Its job was preempted or requeued: Slurm started it again (restart 1)."
+    first, again = queries.batches(replica, sweep.sweep)
+    assert (first.job_id, first.cluster, first.state) == ("9000", "slurm", "RUNNING")
+    assert (again.job_id, again.state, again.attempts) == (None, "PENDING", [(1, 2)])
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
