@@ -126,8 +126,10 @@ def version(connection: sqlite3.Connection) -> int:
     Raises:
         sqlite3.DatabaseError: if it is no SQLite database, a damaged one, or one of somebody else's.
     """
+    is_empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    # asked second: another process may make the tables, and with them this number, between the two
     if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-        if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+        if is_empty:
             return 0
         raise sqlite3.DatabaseError("it holds something else than a clusterduck ledger")
     return int(get_meta(connection, "schema_version") or 0)

@@ -63,12 +63,13 @@ def test_twenty_processes_make_the_tables_at_once(tmp_path: Path) -> None:
     finish([start(migrate, tmp_path / "new.db", ready) for _ in range(20)])
 
 
-def open_and_catch_up(ledger: Path, ready: Barrier, stretch: int) -> None:
+def open_and_catch_up(ledger: Path, ready: Barrier, stretch: int, folded: Any) -> None:
     fold.STRETCH_BYTES = stretch
     ready.wait(60)
     with Replica.open(ledger) as replica:
         report = replica.catch_up()
         assert not report.problems and not report.more
+        folded.put(report.events)
 
 
 def test_several_processes_fold_the_same_journals_at_once(
@@ -79,7 +80,10 @@ def test_several_processes_fold_the_same_journals_at_once(
     other = SweepBuilder(tmp_path, "other-a2b3c")
     other.write_all(runs=40, batches=2)
     ready = FORK.Barrier(5)
-    finish([start(open_and_catch_up, sweep.ledger, ready, 3000) for _ in range(5)])
+    folded = FORK.SimpleQueue()
+    finish([start(open_and_catch_up, sweep.ledger, ready, 3000, folded) for _ in range(5)])
+    lines = sum(path.read_bytes().count(b"\n") for one in (sweep, other) for path in one.paths.journals())
+    assert sum(folded.get() for _ in range(5)) == lines, "an event was folded twice, or not at all"
     with Replica.open(sweep.ledger) as replica:
         assert tables(replica.connection) == folded_afresh(sweep.ledger, empty)
         for one in (sweep, other):
