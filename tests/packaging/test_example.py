@@ -7,12 +7,25 @@ import json
 import re
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 EXAMPLE = Path(__file__).parents[2] / "example"
+WAITS = """
+import hydra, pathlib, time
+
+@hydra.main(version_base="1.3", config_path=None)
+def main(config):
+    print("waiting", flush=True)
+    while not pathlib.Path(config.gate).exists():
+        time.sleep(0.02)
+
+main()
+"""
 SWEEP = ("--multirun", "model=convnet,transformer", "+iteration=range(2)", "epochs=2")
 
 
@@ -29,12 +42,20 @@ def train(folder: Path, *overrides: str, fails: bool = False) -> str:
     return run(folder, sys.executable, str(EXAMPLE / "train.py"), *overrides, fails=fails)
 
 
+def clusterduck(folder: Path, *arguments: str) -> Any:
+    command = [str(Path(sys.executable).with_name("clusterduck")), *arguments, "--json"]
+    return json.loads(subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout)
+
+
 def runs(folder: Path) -> list[dict[str, Any]]:
-    command = str(Path(sys.executable).with_name("clusterduck"))
-    done = subprocess.run(
-        [command, "runs", "--sweep", "@last", "--json"], cwd=folder, capture_output=True, text=True, check=True
-    )
-    return sorted(json.loads(done.stdout), key=lambda row: int(row["run"].rpartition("/")[2]))
+    return sorted(clusterduck(folder, "runs", "--sweep", "@last"), key=lambda row: int(row["number"]))
+
+
+def wait_until(fact: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not fact():
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain"
+        time.sleep(0.1)
 
 
 def needs(module: str) -> None:
@@ -106,3 +127,28 @@ def test_optuna_finds_the_lowest_point_through_the_launcher(tmp_path: Path) -> N
     (results,) = tmp_path.glob("multirun/**/optimization_results.yaml")
     best = float(re.search(r"best_value: (\S+)", results.read_text())[1])  # type: ignore[index]
     assert best == pytest.approx(min(row["return_value"] for row in rows))
+
+
+def fields(value: Any) -> set[str]:
+    """All names in some JSON, but for those of the counts."""
+    if isinstance(value, list):
+        return set().union(*map(fields, value))
+    if isinstance(value, dict):
+        return set(value) | set().union(*(fields(inner) for name, inner in value.items() if name != "counts"))
+    return set()
+
+
+def test_every_json_field_is_in_the_readme(tmp_path: Path) -> None:
+    gate = tmp_path / "open"
+    (tmp_path / "wait.py").write_text(WAITS)
+    command = (sys.executable, "wait.py", "--multirun", "+n=1,2", f"+gate={gate}", "hydra/launcher=clusterduck_local")
+    run(tmp_path, *command)
+    waiting = (("status",), ("nodes",), ("runs",), ("show", "@last/0"))
+    readme = set(re.findall(r"`(\w+)`", (EXAMPLE.parent / "README.md").read_text()))
+    wait_until(lambda: clusterduck(tmp_path, "runs")[0]["state"] == "RUNNING")
+    for arguments in (*waiting, ("logs", "@last/0")):
+        found = fields(clusterduck(tmp_path, *arguments))
+        assert found, arguments
+        assert found - readme == set(), arguments
+    gate.touch()
+    wait_until(lambda: {row["state"] for row in clusterduck(tmp_path, "runs")} == {"COMPLETED"})
