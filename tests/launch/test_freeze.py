@@ -35,7 +35,7 @@ print(json.dumps(out))
 
 
 @pytest.fixture(autouse=True)
-def no_hydra() -> Any:
+def no_hydra(hydra_restore_singletons: None) -> Any:
     yield
     GlobalHydra.instance().clear()
 
