@@ -9,6 +9,7 @@ import hashlib
 import os
 import stat
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,23 +105,26 @@ class LedgerPaths:
         if self.ledger.parent.name == HIDDEN and not ignore.exists():
             ignore.write_text("*\n", encoding="ascii")
 
-    def sweep_roots(self) -> dict[str, Path]:
-        """Every sweep of the project: id -> its root folder (``<sweep dir>/.clusterduck/<id>``)."""
-        roots = {}
+    def sweep_ids(self) -> list[str]:
+        """Every sweep of the project, by listing one folder."""
         try:
-            entries = sorted(os.scandir(self.sweeps), key=lambda entry: entry.name)
+            with os.scandir(self.sweeps) as entries:
+                return sorted(entry.name for entry in entries if not entry.name.startswith("."))
         except FileNotFoundError:
-            return {}
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            try:
-                text = Path(entry.path).read_text(encoding="utf-8", errors="surrogateescape")
-            except OSError:
-                continue  # being written or taken away this very moment: the next look finds it
-            if text.endswith("\n"):
-                roots[entry.name] = Path(text[:-1])
-        return roots
+            return []
+
+    def sweep_root(self, sweep: str) -> Path | None:
+        """A sweep's root, ``<sweep dir>/.clusterduck/<id>``; None while its file is being written or removed."""
+        try:
+            text = (self.sweeps / sweep).read_text(encoding="utf-8", errors="surrogateescape")
+        except OSError:
+            return None
+        return Path(text[:-1]) if text.endswith("\n") else None
+
+    def sweep_roots(self) -> dict[str, Path]:
+        """Every sweep of the project: id -> its root folder."""
+        roots = {sweep: self.sweep_root(sweep) for sweep in self.sweep_ids()}
+        return {sweep: root for sweep, root in roots.items() if root is not None}
 
 
 @dataclass(frozen=True)
@@ -208,15 +212,20 @@ class SweepPaths:
         os.mkdir(self.root / "launches", 0o700)
         os.mkdir(self.root / "batches", 0o700)
 
-    def journals(self) -> list[Path]:
-        """Every journal file of the sweep, found by listing folders (never by asking for a name)."""
+    def journals(self, passing_over: Collection[Path] = ()) -> list[Path]:
+        """Every journal file of the sweep, found by listing folders (never by asking for a name).
+
+        Folders of launches and batches that are ``passing_over`` are not listed.
+        """
         found: list[Path] = []
         for launch in _subfolders(self.root / "launches"):
-            found += _journal_files(launch)
+            if launch not in passing_over:
+                found += _journal_files(launch)
         found += _journal_files(self.acts)
         for batch in _subfolders(self.root / "batches"):
-            for journals in self.agent_journals(batch.name).values():
-                found += journals
+            if batch not in passing_over:
+                for journals in self.agent_journals(batch.name).values():
+                    found += journals
         return found
 
     def agent_journals(self, batch: str) -> dict[AgentId, list[Path]]:

@@ -16,20 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clusterduck.errors import JournalError, LedgerError, UnsafePathError
-from clusterduck.ledger import schema, times
-from clusterduck.ledger.fold import fold_journal, immediate
+from clusterduck.ledger import discovery, schema
+from clusterduck.ledger.fold import fold_journal
 from clusterduck.ledger.tables import storable
-from clusterduck.paths import LedgerPaths, SweepPaths, make_private_folder, require_own
+from clusterduck.paths import LedgerPaths, make_private_folder, require_own
 
 NAME = "replica.db"
 
 #: How long a process waits for another's transaction, in seconds. Transactions take hundredths of one.
 BUSY_S = 30.0
-
-#: A sweep without a living batch is looked at again after this part of the time since its last event,
-#: and at the latest after so many seconds.
-RARELY = 1 / 60
-RAREST_S = 600.0
 
 #: A replica up to this size, in bytes, is checked whole when it is opened (a few milliseconds per megabyte).
 CHECKED_BYTES = 64 * 1024 * 1024
@@ -209,12 +204,12 @@ class Replica:
         events = journals = 0
         problems: list[str] = []
         more = False
-        for sweep, root, is_noted in self._sweeps_to_visit(look_at):
+        for visit in discovery.due(self.connection, self.ledger, self._clock(), look_at):
             if more or (journals and is_time_up()):
                 more = True
                 break
             try:
-                paths = self._open_journals(sweep, root)
+                paths = discovery.open_journals(self.connection, visit)
             except FileNotFoundError:
                 continue  # the sweep's folder was deleted; what the ledger knows of it stays
             except (OSError, UnsafePathError) as error:
@@ -226,59 +221,17 @@ class Replica:
                     break
                 journals += 1
                 try:
-                    folded = fold_journal(self.connection, sweep, root, path, clock=self._clock, is_time_up=is_time_up)
+                    folded = fold_journal(
+                        self.connection, visit.sweep, visit.root, path, clock=self._clock, is_time_up=is_time_up
+                    )
                 except (OSError, JournalError) as error:
                     problems.append(str(error))
                     continue
                 events += folded.events
                 more = folded.more
-            if is_noted and not more:
-                self._note_visit(sweep)
+            if visit.is_whole and not more:
+                discovery.note(self.connection, visit, self._clock())
         return FoldReport(events, journals, tuple(problems), more, time.monotonic() - start)
-
-    def _open_journals(self, sweep: str, root: Path) -> list[Path]:
-        """The sweep's journals but for those that are closed and folded."""
-        require_own(root)
-        found = self.connection.execute("SELECT path FROM journal WHERE sweep = ? AND closed = 1", (sweep,)).fetchall()
-        closed = {row[0] for row in found}
-        return [path for path in SweepPaths(root).journals() if f"{sweep}/{path.relative_to(root)}" not in closed]
-
-    def _sweeps_to_visit(self, look_at: Collection[str]) -> list[tuple[str, Path, bool]]:
-        """The sweeps to look at now, those first that were looked at longest ago, and whether to note the visit."""
-        known = {
-            row[0]: row[1:]
-            for row in self.connection.execute(
-                "SELECT sweep.id, root, visited_at, last_event_at, EXISTS "
-                "(SELECT 1 FROM batch WHERE batch.sweep = sweep.id AND batch.state IN ('PENDING', 'RUNNING')) "
-                "FROM sweep LEFT JOIN visit ON visit.sweep = sweep.id"
-            ).fetchall()
-        }
-        now = self._clock()
-        due = []
-        for sweep, root in LedgerPaths(self.ledger).sweep_roots().items():
-            known_root, visited_at, last_event_at, is_alive = known.get(sweep, (None, None, None, False))
-            if known_root is not None and known_root != storable(str(root)):
-                self._note_root(sweep, root)
-            if visited_at is not None and last_event_at is not None and not is_alive and sweep not in look_at:
-                quiet_s = now - times.to_seconds(last_event_at)
-                if 0 <= now - times.to_seconds(visited_at) < min(quiet_s * RARELY, RAREST_S):
-                    continue
-            due.append((visited_at or "", sweep, root, not is_alive or visited_at is None))
-        return [(sweep, root, is_noted) for _, sweep, root, is_noted in sorted(due)]
-
-    def _note_root(self, sweep: str, root: Path) -> None:
-        """The sweep's folder was moved, and the file that says where it is was mended."""
-        with immediate(self.connection):
-            names = storable(str(root.parent.parent)), storable(str(root)), sweep
-            self.connection.execute("UPDATE sweep SET folder = ?, root = ? WHERE id = ?", names)
-
-    def _note_visit(self, sweep: str) -> None:
-        with immediate(self.connection):
-            self.connection.execute(
-                "INSERT INTO visit(sweep, visited_at) VALUES (?, ?) "
-                "ON CONFLICT(sweep) DO UPDATE SET visited_at = excluded.visited_at",
-                (sweep, times.to_text(self._clock())),
-            )
 
 
 def _discard(path: Path) -> None:

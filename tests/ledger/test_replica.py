@@ -15,8 +15,8 @@ from journals_builder import START, SweepBuilder, tables
 
 from clusterduck import events, journal
 from clusterduck.errors import LedgerError, UnsafePathError
+from clusterduck.ledger import discovery, schema, settle
 from clusterduck.ledger import replica as replica_module
-from clusterduck.ledger import schema, settle
 from clusterduck.ledger.replica import Replica
 from clusterduck.paths import LedgerPaths
 
@@ -207,7 +207,7 @@ def test_quiet_sweeps_are_looked_at_rarely_and_named_ones_always(sweep: SweepBui
         sweep.write(
             sweep.act_journal("later"), [events.RunsClosed(time=clock.now, ranges=[], state="FAILED", reason="")]
         )
-        clock.now += replica_module.RAREST_S
+        clock.now += discovery.RAREST_S
         assert replica.catch_up().events == 3
 
 
@@ -223,6 +223,20 @@ def test_live_sweeps_are_looked_at_each_time_and_closed_journals_never_again(tmp
             assert report.journals == 1
             assert report.events >= len(new[begin : begin + 5])
         assert completed(replica) == 7
+
+
+def test_what_is_over_in_a_live_sweep_is_listed_more_rarely(tmp_path: Path) -> None:
+    sweep, clock = SweepBuilder(tmp_path), Clock()
+    sweep.write(sweep.launch_journal(), sweep.launch(8, batches=2))
+    sweep.write(sweep.agent_journal("0-0"), sweep.agent(range(4), "node0"), close=False)
+    sweep.write(sweep.agent_journal("0-1"), sweep.agent(range(4, 8), "node1")[:9], close=False)
+    with Replica.open(sweep.ledger, clock) as replica:
+        assert replica.catch_up().journals == 3
+        sweep.write(sweep.agent_journal("0-0", restart=1), [sweep.agent_started(clock.now, "node2")], close=False)
+        assert replica.catch_up().journals == 1
+        clock.now += discovery.WHOLE_S
+        assert replica.catch_up().journals == 3
+        assert replica.connection.execute("SELECT state FROM batch WHERE id = '0-0'").fetchone() == ("RUNNING",)
 
 
 def test_a_budget_stops_it_and_says_so(sweep: SweepBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
