@@ -262,6 +262,9 @@ class SlurmCluster:
             "GresTypes=gpu",
             "SchedulerType=sched/backfill",
             "SchedulerParameters=sched_interval=1,batch_sched_delay=0,bf_interval=1",
+            "PreemptType=preempt/partition_prio",
+            "PreemptMode=REQUEUE",
+            "SlurmctldParameters=preempt_send_user_signal",
             "JobRequeue=1",
             "ReturnToService=2",
             "KillWait=3",
@@ -282,8 +285,10 @@ class SlurmCluster:
                 f"RealMemory=2000 Gres=gpu:{self._gpus} State=UNKNOWN"
             )
         lines += [
-            "PartitionName=whole Nodes=ALL Default=YES OverSubscribe=EXCLUSIVE",
-            "PartitionName=shared Nodes=ALL OverSubscribe=NO",
+            "PartitionName=whole Nodes=ALL Default=YES OverSubscribe=EXCLUSIVE PriorityTier=2 PreemptMode=OFF",
+            "PartitionName=shared Nodes=ALL OverSubscribe=NO PriorityTier=2 PreemptMode=OFF",
+            # jobs here give way to those of the other two
+            "PartitionName=humble Nodes=ALL OverSubscribe=EXCLUSIVE PriorityTier=1 PreemptMode=REQUEUE GraceTime=5",
         ]
         return "\n".join(lines) + "\n"
 
