@@ -15,11 +15,15 @@ from clusterduck.launch.options import Options
 
 
 class LocalSubmission:
-    """A process that will submit jobs here; made early, because it takes a moment to be ready."""
+    """A process that will submit jobs here; made early, because it takes a moment to be ready.
 
-    def __init__(self) -> None:
+    Args:
+        python: the interpreter of the jobs.
+    """
+
+    def __init__(self, python: str = sys.executable) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "clusterduck.launch.submit"],
+            [python, "-m", "clusterduck.launch.submit"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -52,6 +52,9 @@ _SRUN_SPELLINGS = {
     "--cpu-bind=none": ("--cpu-bind", "--cpu_bind"),
 }
 
+#: Options that say how a launch behaves, which is over when runs are sent again.
+_FIXED = ("do_submit", "wait_for_completion", "ledger", "submitit_folder")
+
 #: sbatch's options in ``additional_parameters`` that would contradict what clusterduck plans, and what to set instead.
 _NOT_ADDITIONAL = {
     "nodes": "hydra.launcher.nodes",
@@ -129,6 +132,31 @@ class Options:
         options._check()
         return options
 
+    @classmethod
+    def again(cls, settings: Mapping[str, Any], changes: Mapping[str, Any]) -> Options:
+        """The options of an earlier launch, some of them changed.
+
+        Args:
+            settings: the options as that launch recorded them.
+            changes: by name; ``a.b`` is the entry ``b`` of option ``a``.
+
+        Raises:
+            ConfigError: if an option does not exist, or cannot be carried out like that.
+        """
+        cluster = str(settings["cluster"])
+        params = {**settings, **settings.get("submitit", {})}
+        known = {*cls.__dataclass_fields__, *SHARED, *_of(cluster)} - {"cluster", "submitit"}
+        params = {name: value for name, value in params.items() if name in known}
+        for name, value in changes.items():
+            option, *inner = name.split(".")
+            if option in _FIXED:
+                raise ConfigError(f"{option} cannot be changed for runs that are sent again.")
+            if inner:
+                params[option] = _with_entry(option, params.get(option), inner, value)
+            else:
+                params[option] = _like(option, params.get(option), value)
+        return cls.of(cluster, params)
+
     def _check(self) -> None:
         from clusterduck.agent.slots import validate
 
@@ -174,6 +202,24 @@ class Options:
                     f"hydra.launcher.additional_parameters cannot set {name}, since clusterduck plans with it: "
                     f"use {instead} instead."
                 )
+
+
+def _with_entry(option: str, before: object, names: list[str], value: object) -> dict[str, Any]:
+    """A copy of a mapping with one entry changed, which may be within a mapping in it."""
+    if before is not None and not isinstance(before, Mapping):
+        raise ConfigError(f"hydra.launcher.{option} has no entries.")
+    copy: dict[str, Any] = dict(before or {})
+    first, *rest = names
+    copy[first] = _with_entry(f"{option}.{first}", copy.get(first), rest, value) if rest else value
+    return copy
+
+
+def _like(option: str, before: object, value: object) -> object:
+    """The value, if it is of the kind that the option has; numbers are checked with the others."""
+    for kind, name in ((bool, "true or false"), (Mapping, "a mapping"), (list, "a list")):
+        if isinstance(before, kind) and value is not None and not isinstance(value, kind):
+            raise ConfigError(f"hydra.launcher.{option} must be {name}, not {value!r}.")
+    return str(value) if isinstance(before, str) and isinstance(value, (int, float)) else value
 
 
 def require_slurm() -> None:

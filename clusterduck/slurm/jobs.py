@@ -134,6 +134,18 @@ def look_up(jobs: Mapping[str, float | None]) -> dict[str, JobStatus]:
     return answer
 
 
+def still_listed(jobs: Iterable[str]) -> set[str]:
+    """Those of these jobs that squeue lists as anything but ended: waiting, running, ending, or put back to wait.
+
+    Raises:
+        SlurmError: if squeue did not answer.
+    """
+    found: set[str] = set()
+    for part in _parts([job for job in jobs if is_job_id(job)], _JOBS_PER_CALL):
+        found |= {job for job, rows in _squeue(part).items() if rows and not rows[-1].is_over}
+    return found
+
+
 def job_end_time(job_id: str, timeout_s: float = TIMEOUT_S) -> float | None:
     """When Slurm will end the job (seconds since the epoch), or None if it has no limit or Slurm does not say.
 

@@ -1,0 +1,219 @@
+"""Jobs for attempts that were put into the queue: with the options of the launch they came from, packed by the same
+rules, recorded in the journal of the act that asks for them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import sqlite3
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from clusterduck import identity
+from clusterduck.agent.settings import AgentSettings
+from clusterduck.errors import ConfigError, JournalError, NotFoundError, SubmissionError
+from clusterduck.events import BatchClosed, BatchPlanned, BatchSubmitted, Event
+from clusterduck.journal import JournalWriter
+from clusterduck.launch.agents import settings_for
+from clusterduck.launch.options import Options
+from clusterduck.launch.payload import Payload
+from clusterduck.model import Attempt, State
+from clusterduck.paths import SweepPaths, require_own
+
+_ACT = re.compile(r"r([0-9]{1,9})", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A launch as its journal tells it, to be done again in part.
+
+    Attributes:
+        number: the launch's number in its sweep.
+        options: its options.
+        python: the interpreter that launched.
+        code: where the user's code is.
+    """
+
+    number: int
+    options: Options
+    python: str
+    code: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job that was submitted for attempts: its batch and id."""
+
+    batch: str
+    job_id: str
+    cluster: str
+    attempts: tuple[Attempt, ...]
+
+
+def launched(
+    connection: sqlite3.Connection, paths: SweepPaths, number: int, changes: Mapping[str, Any] | None = None
+) -> Launched:
+    """Find a launch.
+
+    Args:
+        connection: the ledger.
+        paths: the sweep's.
+        number: the launch's number.
+        changes: options to be changed.
+
+    Raises:
+        NotFoundError: if it is not in the ledger, or its payload is gone.
+        ConfigError: if the changes cannot be made.
+    """
+    row = connection.execute(
+        "SELECT settings, cwd, python FROM launch WHERE sweep = ? AND number = ? AND settings IS NOT NULL",
+        (paths.sweep, number),
+    ).fetchone()
+    if row is None:
+        raise NotFoundError(f"Launch {number} of sweep {paths.sweep} is not in the ledger.")
+    settings, cwd, python = json.loads(row[0]), str(row[1]), str(row[2])
+    options = Options.again(settings, changes or {})
+    folder = os.path.join(cwd, os.path.expanduser(options.submitit_folder))
+    try:
+        require_own(paths.payload(number))
+        script = Payload.load(paths.payload(number).read_bytes()).script
+    except (OSError, JournalError) as error:
+        raise NotFoundError(f"What launch {number} of sweep {paths.sweep} needs is gone: {error}") from None
+    code = os.path.dirname(script) if script is not None else cwd
+    return Launched(number, replace(options, submitit_folder=folder), python, code)
+
+
+class Again:
+    """One act that sends attempts of a sweep again, with a number of its own and a journal.
+
+    Args:
+        paths: the sweep's.
+        ledger: the ledger's path.
+        what: who does what, for people who read the journal.
+    """
+
+    def __init__(self, paths: SweepPaths, ledger: Path, what: str) -> None:
+        self._paths = paths
+        self._ledger = ledger
+        self.number = _take_number(paths.acts)
+        self._journal = JournalWriter(paths.acts, paths.sweep, what, name=f"requeue-{self.number}")
+        self._batches = 0
+
+    def record(self, *new: Event) -> None:
+        """Have events on disk before anything that follows.
+
+        Raises:
+            OSError: if they could not be written.
+        """
+        self._journal.append(new)
+        self._journal.flush(sync=True)
+
+    def submit(self, launch: Launched, attempts: Sequence[Attempt]) -> Iterator[Job]:
+        """Submit as many jobs as the attempts of one launch need; each is yielded as soon as it is on record.
+
+        Raises:
+            SubmissionError: if one was not taken. That it was not is on record then.
+        """
+        options = launch.options
+        size = options.runs_per_batch or len(attempts)
+        homes = [tuple(attempts[at : at + size]) for at in range(0, len(attempts), size)]
+        batches = [f"r{self.number}-{self._batches + index}" for index in range(len(homes))]
+        self._batches += len(homes)
+        self.record(
+            *(_planned(batch, launch, home) for batch, home in zip(batches, homes, strict=True)),
+        )
+        agents = [
+            settings_for(
+                options,
+                root=self._paths.root,
+                batch=batch,
+                launch=launch.number,
+                ledger=self._ledger,
+                code=launch.code,
+                attempts=home,
+            )
+            for batch, home in zip(batches, homes, strict=True)
+        ]
+        why = "it was interrupted before its job was submitted"
+        taken = 0
+        try:
+            for array in _submit(options, agents, launch.python):
+                new = list(zip(batches[taken:], homes[taken:], array, strict=False))
+                self.record(*(_submitted(batch, options.cluster, *job) for batch, _, job in new))
+                taken += len(new)
+                yield from (Job(batch, job_id, options.cluster, home) for batch, home, (job_id, _) in new)
+        except Exception as error:
+            why = str(error)
+            raise
+        finally:
+            if taken < len(batches):
+                self.record(
+                    *(BatchClosed(batch=batch, state=State.FAILED.value, reason=why) for batch in batches[taken:])
+                )
+
+    def close(self) -> None:
+        """Say that nothing follows.
+
+        Raises:
+            OSError: if that could not be written.
+        """
+        self._journal.close()
+
+
+def _planned(batch: str, launch: Launched, home: Sequence[Attempt]) -> BatchPlanned:
+    return BatchPlanned(
+        batch=batch,
+        launch=launch.number,
+        first=0,
+        stop=0,
+        nodes=launch.options.nodes,
+        slots_per_node=launch.options.parallel_runs_per_node,
+        share_runs=False,
+        attempts=[(attempt.run, attempt.number) for attempt in home],
+    )
+
+
+def _submitted(batch: str, cluster: str, job_id: str, folder: str) -> BatchSubmitted:
+    return BatchSubmitted(batch=batch, cluster=cluster, job_id=job_id, host=identity.host(), log_dir=folder)
+
+
+def _submit(options: Options, agents: list[AgentSettings], python: str) -> Iterator[list[tuple[str, str]]]:
+    """Submit a job for each, with the interpreter that the launch had; yields ids and folders as they become known."""
+    there = python if os.access(python, os.X_OK) else sys.executable
+    if options.cluster == "local":
+        from clusterduck.launch.local import LocalSubmission
+
+        with LocalSubmission(there) as local:
+            for job in local.submit(options, agents):
+                yield [job]
+        return
+    from clusterduck.launch.options import require_slurm
+    from clusterduck.launch.submit import submit_to_slurm
+
+    try:
+        require_slurm()
+    except ConfigError as error:
+        raise SubmissionError(str(error)) from None
+    if options.python is None and there != sys.executable:
+        options = replace(options, python=shlex.quote(there))
+    for array in submit_to_slurm(options, agents):
+        yield [(job.job_id, job.folder) for job in array]
+
+
+def _take_number(acts: Path) -> int:
+    """A number that no other act of the sweep has: making its folder is exclusive."""
+    with os.scandir(acts) as entries:
+        taken = [int(match[1]) for entry in entries if (match := _ACT.fullmatch(entry.name))]
+    number = max(taken, default=0) + 1
+    while True:
+        try:
+            os.mkdir(acts / f"r{number}", 0o700)
+        except FileExistsError:
+            number += 1
+        else:
+            return number

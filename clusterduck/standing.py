@@ -1,0 +1,207 @@
+"""How a sweep stands for somebody who is about to act on it: which of its jobs live, and which waiting runs nobody will
+take.
+
+A run that waits is attended to if a live job has it in its range or list, or a live agent has claimed it. All others
+will wait for ever unless they are sent again.
+"""
+
+from __future__ import annotations
+
+import bisect
+import json
+import sqlite3
+import time
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clusterduck import identity
+from clusterduck.errors import NotFoundError, SlurmError
+from clusterduck.launch.processes import is_running
+from clusterduck.ledger import queries, times
+from clusterduck.ledger.queries import Batch, Run
+from clusterduck.model import AgentId, Attempt, State
+from clusterduck.paths import SweepPaths, require_own
+from clusterduck.queue import Claims
+from clusterduck.slurm.jobs import JobStatus, still_listed
+
+#: A batch without a job is being submitted for so many seconds after it was planned, where nobody can see whether the
+#: process that planned it lives.
+SUBMITTING_S = 120.0
+
+_LIVE = (State.PENDING.value, State.RUNNING.value)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A run that waits.
+
+    Attributes:
+        run: the run, PENDING.
+        attempt: the attempt that is to be executed next.
+        holder: the agent that has claimed it; None if it is not claimed, or by nobody who will start it.
+        is_claimed: whether it is claimed at all.
+        batch: the live batch that will take it; None if there is none.
+    """
+
+    run: Run
+    attempt: Attempt
+    holder: AgentId | None
+    is_claimed: bool
+    batch: str | None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A sweep's jobs and waiting runs at one moment.
+
+    Attributes:
+        sweep: its id.
+        paths: its folders.
+        batches: its jobs.
+        live: the ids of those that may still take runs.
+        waiting: its PENDING runs.
+        claimed: all attempts that are claimed.
+    """
+
+    sweep: str
+    paths: SweepPaths
+    batches: list[Batch]
+    live: frozenset[str]
+    waiting: list[Waiting] = field(default_factory=list)
+    claimed: frozenset[Attempt] = frozenset()
+
+    @property
+    def unattended(self) -> list[Waiting]:
+        """The runs that wait for nobody."""
+        return [each for each in self.waiting if each.batch is None]
+
+
+def paths_of(connection: sqlite3.Connection, sweep: str) -> SweepPaths:
+    """The folders of a sweep.
+
+    Raises:
+        NotFoundError: if they are no longer where the sweep was launched.
+        UnsafePathError: if somebody else could write there.
+    """
+    root = queries.sweep(connection, sweep).root
+    paths = SweepPaths(Path(root))
+    try:
+        for folder in (paths.root, paths.acts, paths.claims, paths.queue):
+            require_own(folder)
+    except OSError as error:
+        raise NotFoundError(
+            f"The folder of sweep {sweep}, {paths.root}, cannot be used ({error.strerror}): it was moved or deleted. "
+            f"If it was moved, write its new place into .clusterduck/sweeps/{sweep} beside the ledger."
+        ) from None
+    return paths
+
+
+def of_sweep(connection: sqlite3.Connection, sweep: str, jobs: Mapping[tuple[str, str], JobStatus]) -> Standing:
+    """Look at a sweep.
+
+    Args:
+        connection: the ledger, caught up.
+        sweep: the sweep's id.
+        jobs: what is known of the jobs of batches that the ledger takes for alive.
+
+    Raises:
+        NotFoundError: if its folder is gone.
+    """
+    paths = paths_of(connection, sweep)
+    batches = queries.batches(connection, sweep)
+    live = {
+        batch.id
+        for batch in batches
+        if batch.state in _LIVE and _may_live(connection, batch, jobs.get((sweep, batch.id)))
+    }
+    live |= started_again(batches)
+    pending = queries.runs(connection, sweep, queries.Filter(states=[State.PENDING.value]))
+    claims = Claims(paths.claims, "")
+    claimed = frozenset(claims.taken())
+    homes = _Homes(connection, batches, live)
+    waiting = []
+    for run in pending:
+        attempt = Attempt(run.number, max(run.attempt, 1))
+        if attempt in claimed:
+            holder = _agent(claims.owner(attempt))
+            batch = holder.batch if holder is not None and holder.batch in live else None
+            waiting.append(Waiting(run, attempt, holder, True, batch))
+        else:
+            waiting.append(Waiting(run, attempt, None, False, homes.of(run, attempt)))
+    return Standing(sweep, paths, batches, frozenset(live), waiting, claimed)
+
+
+def started_again(batches: Iterable[Batch]) -> set[str]:
+    """Those batches whose agents have ended, though Slurm still has their jobs: they are about to be started again."""
+    ended = {
+        batch.job_id: batch.id
+        for batch in batches
+        if batch.job_id and batch.cluster == "slurm" and batch.state not in (*_LIVE, State.COMPLETED.value)
+    }
+    if not ended:
+        return set()
+    try:
+        return {ended[job] for job in still_listed(ended)}
+    except SlurmError:
+        return set(ended.values())  # what nobody can tell may be alive
+
+
+def _may_live(connection: sqlite3.Connection, batch: Batch, job: JobStatus | None) -> bool:
+    if batch.job_id is not None:
+        return job is None or not job.is_over
+    return is_being_submitted(connection, batch)
+
+
+def is_being_submitted(connection: sqlite3.Connection, batch: Batch) -> bool:
+    """Whether a batch that has no job may still get one: the process that planned it lives, or may live."""
+    age = time.time() - (times.to_seconds(batch.planned_at) if batch.planned_at else 0.0)
+    launched = connection.execute(
+        "SELECT host, pid, started_at, ended_at FROM launch WHERE sweep = ? AND number = ?", (batch.sweep, batch.launch)
+    ).fetchone()
+    if batch.id.startswith("r") or launched is None or launched[0] != identity.host():
+        return age < SUBMITTING_S
+    _, pid, started_at, ended_at = launched
+    return ended_at is None and is_running(int(pid or 0), times.to_seconds(started_at) if started_at else 0.0)
+
+
+class _Homes:
+    """Which live batch will take an attempt that nobody has claimed."""
+
+    def __init__(self, connection: sqlite3.Connection, batches: Iterable[Batch], live: Collection[str]) -> None:
+        alive = [batch for batch in batches if batch.id in live]
+        homes = ((batch.first_run or 0, batch.stop_run or 0, batch.id) for batch in alive)
+        self._ranges: list[tuple[float, float, str]] = sorted(home for home in homes if home[0] < home[1])
+        self._sharing = {batch.launch: batch.id for batch in alive if batch.share_runs}
+        self._lists = {Attempt(*pair): batch.id for batch in alive for pair in batch.attempts}
+        for sweep in {batch.sweep for batch in alive}:
+            self._lists |= _put_back_by(connection, sweep, live)
+
+    def of(self, run: Run, attempt: Attempt) -> str | None:
+        """The batch's id, or None."""
+        if attempt in self._lists or attempt.number > 1:
+            return self._lists.get(attempt)
+        at = bisect.bisect_right(self._ranges, (run.number, float("inf"), "")) - 1  # ranges of runs do not overlap
+        if at >= 0 and run.number < self._ranges[at][1]:
+            return self._ranges[at][2]
+        return self._sharing.get(run.launch)
+
+
+def _put_back_by(connection: sqlite3.Connection, sweep: str, live: Collection[str]) -> dict[Attempt, str]:
+    """Attempts that an agent of a live batch has put into the queue, and looks for itself."""
+    found: dict[Attempt, str] = {}
+    for (detail,) in connection.execute(
+        "SELECT detail FROM act WHERE sweep = ? AND kind = 'requeue' AND json_extract(detail, '$.batch') IS NOT NULL",
+        (sweep,),
+    ).fetchall():
+        told = json.loads(detail)
+        if told["batch"] in live:
+            found |= {Attempt(*pair): str(told["batch"]) for pair in told["attempts"]}
+    return found
+
+
+def _agent(owner: str | None) -> AgentId | None:
+    try:
+        return AgentId.parse(owner or "")
+    except ValueError:  # cancelled, or replaced by a later attempt
+        return None
