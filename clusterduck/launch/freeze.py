@@ -7,7 +7,9 @@ included; not Hydra's own and not those of Hydra plugins, which belong to the in
 
 from __future__ import annotations
 
+import contextlib
 import io
+import itertools
 import os
 import pickle
 import posixpath
@@ -31,14 +33,18 @@ import hydra_plugins
 MAX_ENTRIES = 20_000
 MAX_BYTES = 32 * 1024 * 1024
 
+#: A folder of which so many entries hold no YAML is one of data; nothing below it is looked at.
+MAX_ENTRIES_WITHOUT_YAML = 2_000
+
 #: How deep groups may be nested.
 MAX_DEPTH = 24
 
 #: How long :func:`install` parses ahead, in seconds; what is left is parsed by the runs that need it.
 PARSE_BUDGET_S = 2.0
 
-#: What lies in a folder where runs have put their outputs.
-_OUTPUT_MARKS = frozenset({"multirun.yaml", ".hydra", ".clusterduck"})
+#: What lies in a folder where runs have put their outputs, or in an environment of installed packages.
+_MARKS_OF_OTHERS = frozenset({"multirun.yaml", ".hydra", ".clusterduck", "pyvenv.cfg", "conda-meta"})
+_NAMES_OF_OTHERS = frozenset({"__pycache__", "node_modules"})
 
 _NOT_THE_USERS = ("hydra.", "hydra_plugins.")
 
@@ -133,36 +139,53 @@ def _read(root: Any, outputs: set[str]) -> dict[str, str]:
 
 
 def _walk(root: Any, outputs: set[str]) -> Iterator[tuple[str, Any]]:
-    """Every YAML file below ``root``, breadth first, with its name relative to it; folders of outputs left out."""
+    """Every YAML file below ``root``, breadth first, with its name relative to it; folders of outputs left out.
+
+    A folder that outputs are known to go to is a group of configs all the same if YAML files lie directly in it.
+    """
     seen = 0
     waiting: deque[tuple[str, Any, tuple[str, ...]]] = deque([("", root, ())])
     while waiting:
         prefix, folder, above = waiting.popleft()
         here = os.path.realpath(folder) if isinstance(folder, os.PathLike) else f"{folder}"
-        if here in above or (prefix and here in outputs) or len(above) > MAX_DEPTH:
+        if here in above or len(above) > MAX_DEPTH:
             continue
-        entries = _entries(folder)
+        entries = _entries(folder, is_root=not prefix)
+        if prefix and any(entry.name in _MARKS_OF_OTHERS for entry in entries):
+            continue
+        has_yaml = any(_is_yaml(entry) for entry in entries)
+        if prefix and not has_yaml and (here in outputs or len(entries) > MAX_ENTRIES_WITHOUT_YAML):
+            continue
         seen += len(entries)
         if seen > MAX_ENTRIES:
             raise _TooMuch
-        if prefix and any(entry.name in _OUTPUT_MARKS for entry in entries):
-            continue
         for entry in entries:
             name = prefix + entry.name
-            if entry.name.endswith((".yaml", ".yml")) and entry.is_file():
+            if _is_yaml(entry):
                 yield name, entry
-            elif "." not in entry.name[:1] and entry.name != "__pycache__" and entry.is_dir():
+            elif not entry.name.startswith(".") and entry.name not in _NAMES_OF_OTHERS and entry.is_dir():
                 waiting.append((name + "/", entry, (*above, here)))
 
 
-def _entries(folder: Any) -> list[Any]:
+def _is_yaml(entry: Any) -> bool:
+    return entry.name.endswith((".yaml", ".yml")) and bool(entry.is_file())
+
+
+def _entries(folder: Any, is_root: bool) -> list[Any]:
+    """What lies in a folder; of a huge one below the root that begins without YAML, the first few thousand."""
+    entries: list[Any] = []
     try:
-        if not isinstance(folder, os.PathLike):
-            return list(folder.iterdir())
-        with os.scandir(os.fspath(folder)) as found:
-            return [_Entry(entry) for entry in found]
+        with contextlib.ExitStack() as stack:
+            if isinstance(folder, os.PathLike):
+                found: Any = map(_Entry, stack.enter_context(os.scandir(os.fspath(folder))))
+            else:
+                found = folder.iterdir()
+            entries.extend(itertools.islice(found, MAX_ENTRIES_WITHOUT_YAML + 1))
+            if is_root or any(_is_yaml(entry) for entry in entries):
+                entries.extend(itertools.islice(found, MAX_ENTRIES))
     except OSError:
-        return []
+        return entries
+    return entries
 
 
 class _Entry:

@@ -44,8 +44,8 @@ def dry_run(options: Options, planned: Sequence[Batch], first: int, overrides: S
     if options.cluster == "slurm":
         from clusterduck.launch.submit import MAX_ARRAY, sbatch_file
 
-        yield "The sbatch file:"
-        yield from (printable(line) for line in sbatch_file(options, min(len(planned), MAX_ARRAY)).splitlines())
+        lines = sbatch_file(options, min(len(planned), MAX_ARRAY)).splitlines()
+        yield "\n".join(["The sbatch file:", *map(printable, lines)])  # in one piece, to be copied
 
 
 def job_names(jobs: Sequence[str]) -> str:

@@ -155,8 +155,39 @@ def test_outputs_are_not_walked(conf: Path) -> None:
     assert sorted(frozen.sources[f"file://{conf}"]) == ["config.yaml", "db/mysql.yaml", "db/pg.yaml"]
 
 
+def test_a_group_that_outputs_go_to_is_a_group_all_the_same(conf: Path) -> None:
+    """hydra.sweep.dir=db/${now:...}: below the group, not the group itself."""
+    (conf / "db" / "2024" / "0" / ".hydra").mkdir(parents=True)
+    (conf / "db" / "2024" / "0" / "result.yaml").touch()
+    config = master_config(conf, ["hydra.sweep.dir='db/${now:%Y}'"])
+    names = freeze.freeze(config, str(conf)).sources[f"file://{conf}"]
+    assert sorted(names) == ["config.yaml", "db/mysql.yaml", "db/pg.yaml"]
+
+
+@pytest.mark.parametrize("what", ["data", "environment", "node_modules"])
+def test_what_holds_no_configs_does_not_count(conf: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    monkeypatch.setattr(freeze, "MAX_ENTRIES", 60)
+    monkeypatch.setattr(freeze, "MAX_ENTRIES_WITHOUT_YAML", 40)
+    folder = conf / what
+    folder.mkdir()
+    if what == "environment":
+        (folder / "pyvenv.cfg").touch()
+    if what == "data":
+        folder = folder / "images"
+        folder.mkdir()
+    for number in range(50):
+        (folder / f"{number}.png").touch()
+        (folder / f"more{number}").mkdir()
+        (folder / f"more{number}" / "x.json").touch()
+    if what != "data":
+        (folder / "x.yaml").touch()
+    frozen = freeze.freeze(master_config(conf), str(conf))
+    assert not frozen.warnings
+    assert sorted(frozen.sources[f"file://{conf}"]) == ["config.yaml", "db/mysql.yaml", "db/pg.yaml"]
+
+
 def test_the_sweep_folder_is_not_walked_even_below_the_configs(conf: Path) -> None:
-    (conf / "out" / "a").mkdir(parents=True)
+    (conf / "out" / "a" / "b").mkdir(parents=True)
     (conf / "out" / "a" / "x.yaml").touch()
     config = master_config(conf, [f"hydra.sweep.dir={conf}/out"])
     assert not any(name.startswith("out") for name in freeze.freeze(config, str(conf)).sources[f"file://{conf}"])
@@ -182,6 +213,7 @@ def test_a_source_that_is_no_folder_of_configs_is_left_with_a_warning(
     conf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(freeze, "MAX_ENTRIES", 20)
+    monkeypatch.setattr(freeze, "MAX_ENTRIES_WITHOUT_YAML", 15)
     for number in range(30):
         (conf / f"data{number}").touch()
     frozen = freeze.freeze(master_config(conf), str(conf))
@@ -199,4 +231,4 @@ def test_thousands_of_old_outputs_cost_little(conf: Path, monkeypatch: pytest.Mo
     for number in range(300):
         (conf / "outputs" / "2024-01-01" / f"{number}" / ".hydra").mkdir(parents=True)
     freeze.freeze(master_config(conf), str(conf))
-    assert sorted(looked_at) == [str(conf), str(conf / "db")]
+    assert sorted(looked_at) == [str(conf), str(conf / "db"), str(conf / "outputs")]
