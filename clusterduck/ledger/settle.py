@@ -60,15 +60,15 @@ def _sweep(changes: Changes) -> None:
     if changes.launches.changed():
         changes.launches.write()
         db.execute(
-            "UPDATE sweep SET launches = (SELECT count(*) FROM launch WHERE sweep = ?1), "
-            "created_at = (SELECT min(started_at) FROM launch WHERE sweep = ?1), "
+            "UPDATE sweep SET launches = (SELECT count(*) FROM launch WHERE sweep = :sweep), "
+            "created_at = (SELECT min(started_at) FROM launch WHERE sweep = :sweep), "
             "(job_name, user, host, cwd, command, launcher, git_commit, git_dirty) = "
             "(SELECT job_name, user, host, cwd, command, launcher, git_commit, git_dirty FROM launch "
-            "WHERE sweep = ?1 ORDER BY started_at IS NULL, number LIMIT 1) WHERE id = ?1",
-            (sweep,),
+            "WHERE sweep = :sweep ORDER BY started_at IS NULL, number LIMIT 1) WHERE id = :sweep",
+            {"sweep": sweep},
         )
     db.executemany(
-        "INSERT INTO override_key(sweep, key, runs, smallest, largest, position) VALUES (?1, ?2, ?3, ?4, ?5, ?6) "
+        "INSERT INTO override_key(sweep, key, runs, smallest, largest, position) VALUES (?, ?, ?, ?, ?, ?) "
         "ON CONFLICT(sweep, key) DO UPDATE SET runs = runs + excluded.runs, "
         "smallest = min(smallest, excluded.smallest), "
         "largest = max(largest, excluded.largest), position = min(position, excluded.position)",
@@ -203,9 +203,9 @@ def _find_homes(changes: Changes, runs: list[RunRow]) -> None:
 def _homes(changes: Changes) -> None:
     """Give runs planned before their batch that batch (of several, the one whose name is smallest)."""
     changes.connection.executemany(
-        "UPDATE run SET batch = ?1 WHERE sweep = ?2 AND number >= ?3 AND number < ?4 AND attempt = 0 "
-        "AND (batch IS NULL OR batch > ?1)",
-        [(batch, changes.sweep, first, stop) for batch, first, stop in changes.homes],
+        "UPDATE run SET batch = ? WHERE sweep = ? AND number >= ? AND number < ? AND attempt = 0 "
+        "AND (batch IS NULL OR batch > ?)",
+        [(batch, changes.sweep, first, stop, batch) for batch, first, stop in changes.homes],
     )
 
 
@@ -273,8 +273,8 @@ def _samples(changes: Changes) -> None:
         agent = changes.agents.get(*place[:3])
         kept = SAMPLES_KEPT if agent is None or agent.exit_code is None else SAMPLES_KEPT_AFTER
         db.execute(
-            "DELETE FROM sample WHERE sweep = ?1 AND batch = ?2 AND restart = ?3 AND node = ?4 AND slot = ?5 "
-            "AND taken_at < (SELECT taken_at FROM sample WHERE sweep = ?1 AND batch = ?2 AND restart = ?3 "
-            "AND node = ?4 AND slot = ?5 ORDER BY taken_at DESC LIMIT 1 OFFSET ?6)",
-            (sweep, *place, kept - 1),
+            "DELETE FROM sample WHERE sweep = ? AND batch = ? AND restart = ? AND node = ? AND slot = ? "
+            "AND taken_at < (SELECT taken_at FROM sample WHERE sweep = ? AND batch = ? AND restart = ? "
+            "AND node = ? AND slot = ? ORDER BY taken_at DESC LIMIT 1 OFFSET ?)",
+            (sweep, *place, sweep, *place, kept - 1),
         )
