@@ -283,10 +283,11 @@ def test_importing_the_plugin_costs_next_to_nothing() -> None:
         "print(sum(took for name, took in stats.items() if 'clusterduck' in name))\n"
         "print(sorted({name.split('.')[0] for name in sys.modules} & {'clusterduck', 'submitit', 'rich', 'psutil'}))"
     )
-    took, loaded = min(
+    said = [
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
         for _ in range(3)
-    )
+    ]
+    took, loaded = min(said, key=lambda lines: float(lines[0]))  # the machine may be busy with other things
     assert float(took) < 0.005
     assert loaded == "[]"
 
