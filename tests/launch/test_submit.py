@@ -313,3 +313,49 @@ def test_a_sweeper_built_on_the_basic_one_passes(make_launcher: Sweepers, say: A
     Plugins.instance().register(DuckSweeper)
     make_launcher("local", f"hydra.sweeper._target_={DuckSweeper.__module__}.DuckSweeper")
     assert "does not know" not in say()
+
+
+def test_a_local_job_that_cannot_be_started_is_said_and_closed(make_launcher: Any, own_ledger: Path) -> None:
+    launcher = make_launcher("local", "hydra.launcher.submitit_folder=conf/config.yaml/%j")
+    with pytest.raises(
+        SubmissionError, match=r"No job could be started on this machine: (NotADirectory|FileExists)Error"
+    ):
+        launcher.launch([["lr=1"], ["lr=2"]], 0)
+    (closed,) = of_type(RunsClosed, written(only_sweep(own_ledger)))
+    assert (closed.ranges, closed.state) == ([[0, 2]], "FAILED")
+
+
+def test_an_interrupted_launch_leaves_nothing_pending(
+    make_launcher: Any, fake_slurm: Any, own_ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clusterduck.launch import submit
+
+    def interrupted(*_: object) -> Any:
+        raise KeyboardInterrupt
+
+    fake_slurm(sbatch=TAKES)
+    launcher = make_launcher("slurm")
+    monkeypatch.setattr(submit, "submit_to_slurm", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        launcher.launch([["lr=1"]], 0)
+    (closed,) = of_type(RunsClosed, written(only_sweep(own_ledger)))
+    assert closed.reason == "the launch was interrupted before its job was submitted"
+
+
+def test_a_plan_that_cannot_be_written_is_said(make_launcher: Any, fake_slurm: Any, project: Path) -> None:
+    fake_slurm(sbatch=TAKES)
+    launcher = make_launcher("slurm")
+    (project / "out" / ".clusterduck" / launcher._sweep._sweep).touch()
+    with pytest.raises(
+        SubmissionError, match=r"plan of the sweep cannot be written, so nothing was submitted: .*exists"
+    ):
+        launcher.launch([["lr=1"]], 0)
+
+
+def test_a_submitting_process_that_is_given_nothing_submits_nothing(project: Path) -> None:
+    from clusterduck.launch.local import LocalSubmission
+
+    with LocalSubmission() as submission:
+        process = submission._process
+    assert process.returncode == 0
+    assert sorted(path.name for path in project.iterdir()) == ["conf"]
