@@ -124,7 +124,7 @@ def of_sweep(connection: sqlite3.Connection, sweep: str, jobs: Mapping[tuple[str
     for run in pending:
         attempt = Attempt(run.number, max(run.attempt, 1))
         if attempt in claimed:
-            holder = _agent(claims.owner(attempt))
+            holder = agent_of(claims.owner(attempt))
             batch = holder.batch if holder is not None and holder.batch in live else None
             waiting.append(Waiting(run, attempt, holder, True, batch))
         else:
@@ -200,7 +200,8 @@ def _put_back_by(connection: sqlite3.Connection, sweep: str, live: Collection[st
     return found
 
 
-def _agent(owner: str | None) -> AgentId | None:
+def agent_of(owner: str | None) -> AgentId | None:
+    """The agent that a claim names; None if it is nobody's who would start the attempt."""
     try:
         return AgentId.parse(owner or "")
     except ValueError:  # cancelled, or replaced by a later attempt
