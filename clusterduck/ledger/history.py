@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from clusterduck.ledger import times
-from clusterduck.ledger.queries import Act, _all, path
+from clusterduck.ledger.answers import Act
 
 #: So many of the latest completed runs tell how long one takes.
 _TYPICAL_OF = 200
@@ -62,6 +64,15 @@ class Lane:
     bars: tuple[Bar, ...]
 
 
+def _all(connection: sqlite3.Connection, sql: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
+    asked = connection.cursor()
+    asked.row_factory = sqlite3.Row
+    try:
+        return asked.execute(sql, values).fetchall()
+    finally:
+        asked.close()
+
+
 def pace(connection: sqlite3.Connection, sweep: str, pending: int, running: int, now: float) -> Pace:
     """How fast a sweep goes, and when it will be done."""
     latest = _all(
@@ -86,7 +97,9 @@ def pace(connection: sqlite3.Connection, sweep: str, pending: int, running: int,
     left = None
     if typical is not None and slots and pending + running:
         started = _all(
-            connection, f"SELECT avg({_SECONDS.format('started_at')}) FROM run WHERE sweep = ? AND state = 'RUNNING'", [sweep]  # noqa: S608
+            connection,
+            f"SELECT avg({_SECONDS.format('started_at')}) FROM run WHERE sweep = ? AND state = 'RUNNING'",  # noqa: S608
+            [sweep],
         )[0][0]
         done_s = 0.0 if started is None else min(typical, max(0.0, now - started))
         left = (pending * typical + running * (typical - done_s)) / slots
@@ -100,7 +113,9 @@ def typical_duration(connection: sqlite3.Connection, sweep: str) -> float | None
     return pace(connection, sweep, 0, 0, 0.0).typical_s
 
 
-def lanes(connection: sqlite3.Connection, sweep: str, start: float | None = None, end: float | None = None) -> list[Lane]:
+def lanes(
+    connection: sqlite3.Connection, sweep: str, start: float | None = None, end: float | None = None
+) -> list[Lane]:
     """Every slot that the sweep ever had, with the attempts in it that lie (partly) between ``start`` and ``end``."""
     agents = _all(
         connection,
@@ -138,10 +153,28 @@ def lanes(connection: sqlite3.Connection, sweep: str, start: float | None = None
     return found
 
 
+def occupancy(connection: sqlite3.Connection, now: float) -> float | None:
+    """The share of their time so far in which the slots of agents that run held a run, from 0 to 1."""
+    there = _all(
+        connection,
+        f"SELECT sum(slots * (? - {_SECONDS.format('started_at')})) FROM agent WHERE state = 'RUNNING'",  # noqa: S608
+        [now],
+    )[0][0]
+    busy = _all(
+        connection,
+        "SELECT sum(coalesce(attempt.duration_s, "  # noqa: S608
+        f"CASE WHEN attempt.ended_at IS NULL THEN ? - {_SECONDS.format('attempt.started_at')} ELSE 0 END)) "
+        "FROM attempt JOIN agent USING (sweep, batch, restart, node) "
+        "WHERE attempt.sweep IN (SELECT sweep FROM agent WHERE state = 'RUNNING') AND agent.state = 'RUNNING'",
+        [now],
+    )[0][0]
+    return min(1.0, max(0.0, (busy or 0.0) / there)) if there else None
+
+
 def load_history(
     connection: sqlite3.Connection, since: float
 ) -> dict[tuple[str, str, int, int, int], list[tuple[float | None, float | None]]]:
-    """CPU and GPU readings (percent) since ``since`` of every slot of agents that run; slot -1 is the node as a whole."""
+    """CPU and GPU readings (percent) since ``since`` of every slot of agents that run."""
     found: dict[tuple[str, str, int, int, int], list[tuple[float | None, float | None]]] = {}
     rows = _all(
         connection,
@@ -200,9 +233,3 @@ def happenings(connection: sqlite3.Connection, sweep: str, limit: int = 200) -> 
             found.append(Happening(row["ended_at"], "job", name, row["state"], row["reason"] or ""))
     found.sort(key=lambda one: one.at, reverse=True)
     return found[:limit]
-
-
-def run_folder(connection: sqlite3.Connection, sweep: str, number: int) -> str | None:
-    """Where a run's latest attempt left its files; None while nobody knows."""
-    rows = _all(connection, "SELECT folder FROM run WHERE sweep = ? AND number = ?", [sweep, number])
-    return path(rows[0]["folder"]) if rows else None

@@ -16,10 +16,10 @@ from typing import Any
 
 from clusterduck.errors import ConfigError
 from clusterduck.ledger import overrides
-from clusterduck.ledger.queries import SORTS, Run, _all, _like, _run
+from clusterduck.ledger.queries import SORTS
 from clusterduck.model import FAILED_STATES, State
 
-#: Columns by which a list can be ordered besides ``SORTS``; every other name is the key of an override.
+#: Columns by which a list can be ordered besides ``SORTS``.
 _MORE_SORTS = {"reason": "reason", "slot": "host, slot"}
 
 #: States that are no trouble: ``only trouble`` shows all others.
@@ -44,7 +44,7 @@ class Listing:
     Attributes:
         sweep: the sweep's id.
         terms: all of them must hold.
-        sort: one of ``SORTS``, ``reason``, ``slot``, or the key of an override.
+        sort: one of ``SORTS``, ``reason``, ``slot``, or ``=`` and the key of an override.
         descending: the largest first; runs without a value come last either way.
     """
 
@@ -61,9 +61,9 @@ def parse_filter(text: str) -> tuple[Term, ...]:
         ConfigError: if a state is none. ``state:trouble`` stands for every end that is neither success nor a wish.
     """
     terms = []
-    for word in text.split():
-        inverted = word.startswith("!") and len(word) > 1
-        word = word[1:] if inverted else word
+    for typed in text.split():
+        inverted = typed.startswith("!") and len(typed) > 1
+        word = typed[1:] if inverted else typed
         name, colon, value = word.partition(":")
         if colon and value and name.lower() in ("state", "node", "batch"):
             kind = name.lower()
@@ -81,14 +81,16 @@ def order(connection: sqlite3.Connection, listing: Listing) -> Sequence[int]:
     """The numbers of the runs that are listed, in order."""
     where, values = _where(listing)
     way = "DESC" if listing.descending else "ASC"
-    column = _MORE_SORTS.get(listing.sort) or SORTS.get(listing.sort)
+    column = None if listing.sort.startswith("=") else {**SORTS, **_MORE_SORTS}.get(listing.sort)
     if column == "number" and not listing.terms:
-        low, high, count = _all(
-            connection, "SELECT min(number), max(number), count(*) FROM run WHERE sweep = ?", [listing.sweep]
-        )[0]
+        low, high, count = connection.execute(
+            "SELECT min(number), max(number), count(*) FROM run WHERE sweep = ?", [listing.sweep]
+        ).fetchall()[0]
         if count and high - low + 1 == count:
             return range(high, low - 1, -1) if listing.descending else range(low, high + 1)
     if column is None:
+        if not listing.sort.startswith("="):
+            raise ConfigError(f"Runs cannot be listed in the order of {listing.sort!r}.")
         return _by_override(connection, listing, where, values)
     if column == "number":
         sql = f"SELECT number FROM run WHERE {where} ORDER BY number {way}"  # noqa: S608  # only words of our own
@@ -108,13 +110,6 @@ def order(connection: sqlite3.Connection, listing: Listing) -> Sequence[int]:
     return found
 
 
-def page(connection: sqlite3.Connection, sweep: str, numbers: Sequence[int]) -> list[Run]:
-    """The runs of these numbers (a few hundred at most), in no particular order."""
-    marks = ",".join("?" * len(numbers))
-    rows = _all(connection, f"SELECT * FROM run WHERE sweep = ? AND number IN ({marks})", [sweep, *numbers])  # noqa: S608
-    return [_run(row) for row in rows]
-
-
 def states_of(connection: sqlite3.Connection, sweep: str, numbers: Iterable[int]) -> dict[str, int]:
     """How many of these runs are in which state."""
     counts: dict[str, int] = {}
@@ -123,31 +118,23 @@ def states_of(connection: sqlite3.Connection, sweep: str, numbers: Iterable[int]
         part = wanted[start : start + 500]
         marks = ",".join("?" * len(part))
         sql = f"SELECT state, count(*) FROM run WHERE sweep = ? AND number IN ({marks}) GROUP BY state"  # noqa: S608
-        for state, count in _all(connection, sql, [sweep, *part]):
+        for state, count in connection.execute(sql, [sweep, *part]).fetchall():
             counts[state] = counts.get(state, 0) + count
     return counts
 
 
 def _numbers(connection: sqlite3.Connection, sql: str, values: Sequence[Any]) -> array[int]:
-    asked = connection.cursor()
-    try:
-        return array("I", [row[0] for row in asked.execute(sql, values).fetchall()])
-    finally:
-        asked.close()
+    return array("I", [row[0] for row in connection.execute(sql, values).fetchall()])
 
 
 def _by_override(connection: sqlite3.Connection, listing: Listing, where: str, values: Sequence[Any]) -> array[int]:
     """In the order of an override's values: as numbers if all of them are, else as text."""
     sql = f"SELECT number, overrides FROM run WHERE {where} ORDER BY number"  # noqa: S608
-    asked = connection.cursor()
-    try:
-        rows = asked.execute(sql, values).fetchall()
-    finally:
-        asked.close()
+    rows = connection.execute(sql, values).fetchall()
     texts: list[tuple[str, int]] = []
     without: list[int] = []
     for number, text in rows:
-        value = overrides.as_dict(json.loads(text)).get(listing.sort) if text else None
+        value = overrides.as_dict(json.loads(text)).get(listing.sort[1:]) if text else None
         if value is None:
             without.append(number)
         else:
@@ -185,6 +172,11 @@ def _condition(term: Term) -> tuple[str, list[str]]:
         "overrides LIKE ? ESCAPE '!' OR reason LIKE ? ESCAPE '!' OR host LIKE ? ESCAPE '!' OR state LIKE ? ESCAPE '!'",
         [_like(json.dumps(term.value)[1:-1]), _like(term.value), _like(term.value), _like(term.value)],
     )
+
+
+def _like(text: str) -> str:
+    """A pattern for what holds the text, with ``!`` as the sign that escapes."""
+    return "%" + re.sub(r"([!%_])", r"!\1", text) + "%"
 
 
 def _states(text: str) -> tuple[str, ...]:

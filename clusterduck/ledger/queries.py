@@ -38,9 +38,11 @@ __all__ = [
     "count_runs",
     "cursor",
     "path",
+    "resolve_among",
     "resolve_sweep",
     "run",
     "runs",
+    "runs_numbered",
     "samples",
     "slots",
     "sweep",
@@ -130,6 +132,15 @@ def resolve_sweep(connection: sqlite3.Connection, token: str) -> str:
         NotFoundError: if it means none, or several.
     """
     ids = [row[0] for row in _all(connection, "SELECT id FROM sweep ORDER BY created_at DESC, id DESC")]
+    return resolve_among(ids, token)
+
+
+def resolve_among(ids: Sequence[str], token: str) -> str:
+    """Like :func:`resolve_sweep`, among the ids of all sweeps, the newest first.
+
+    Raises:
+        NotFoundError: if it means none, or several.
+    """
     if not ids:
         raise NotFoundError("This ledger holds no sweep yet.")
     if token == LAST:
@@ -286,6 +297,13 @@ def run(connection: sqlite3.Connection, sweep_id: str, number: int) -> Run:
         total = sweep(connection, sweep_id).runs
         raise NotFoundError(f"Sweep {sweep_id} has no run {number}; it has {total} (from 0).")
     return _run(found[0])
+
+
+def runs_numbered(connection: sqlite3.Connection, sweep_id: str, numbers: Sequence[int]) -> list[Run]:
+    """The runs of these numbers, a few hundred at most, in the order of their numbers."""
+    marks = ",".join("?" * len(numbers))
+    sql = f"SELECT {_RUN_COLUMNS} FROM run WHERE sweep = ? AND number IN ({marks}) ORDER BY number"  # noqa: S608
+    return [_run(row) for row in _all(connection, sql, [sweep_id, *numbers])]
 
 
 def attempts(connection: sqlite3.Connection, sweep_id: str, number: int) -> list[AttemptInfo]:

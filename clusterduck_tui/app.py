@@ -1,0 +1,205 @@
+"""The app: starts and stops the threads that read, and passes on what they tell."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from textual import on
+from textual.app import App
+from textual.message import Message
+
+from clusterduck.errors import ClusterduckError, NotFoundError
+from clusterduck.ledger import queries
+from clusterduck.ledger.queries import Sweep
+from clusterduck.paths import find_ledger
+from clusterduck_tui.commands import ActionCommands
+from clusterduck_tui.feed import Feed, JobsWatch
+from clusterduck_tui.known import Known
+from clusterduck_tui.messages import (
+    ActivityRead,
+    JobsRead,
+    LanesRead,
+    LedgerState,
+    NodesRead,
+    RunRead,
+    RunsRead,
+    SweepsRead,
+)
+from clusterduck_tui.screens.main import MainScreen
+from clusterduck_tui.theme import shortened
+from clusterduck_tui.widgets.run import RunView
+
+#: Seconds between two looks at the clock: elapsed times go on.
+CLOCK_S = 1.0
+
+
+class Dashboard(App[None]):
+    """The dashboard."""
+
+    TITLE = "clusterduck"
+    CSS_PATH = "clusterduck.tcss"
+    COMMANDS = App.COMMANDS | {ActionCommands}
+    ENABLE_COMMAND_PALETTE = True
+    BINDINGS: ClassVar = []
+
+    def __init__(
+        self,
+        sweep: str | None = None,
+        *,
+        ledger: str | None = None,
+        read_only: bool = False,
+        refresh_s: float = 1.0,
+        folder: Path | None = None,
+    ) -> None:
+        super().__init__()
+        start = folder or Path.cwd()
+        self.known = Known(read_only=read_only)
+        self._wanted = sweep
+        self.feed = Feed(self.post_message, lambda: find_ledger(start, ledger), refresh_s)
+        self.jobs_watch = JobsWatch(self.post_message, lambda: find_ledger(start, ledger), read_only)
+        self.main = MainScreen(self.known, self.feed)
+
+    async def on_mount(self) -> None:
+        """Begin to read."""
+        await self.push_screen(self.main)
+        self.feed.start()
+        self.jobs_watch.start()
+        self.set_interval(CLOCK_S, self._tick)
+
+    async def on_unmount(self) -> None:
+        """Read no more; nobody waits for what is being read."""
+        self.feed.stop()
+        self.jobs_watch.stop()
+
+    def _tick(self) -> None:
+        if self.screen is self.main:
+            self.main.show_known()
+
+    # --- what the threads tell
+
+    @on(LedgerState)
+    def _ledger_state(self, message: LedgerState) -> None:
+        self.known.ledger = message.ledger
+        self.known.trouble = message.trouble
+        self.known.is_reading = message.is_reading
+        self.main.show_known()
+
+    @on(SweepsRead)
+    def _sweeps_read(self, message: SweepsRead) -> None:
+        known = self.known
+        known.sweeps, known.batches, known.paces = message.sweeps, message.batches, message.paces
+        for sweep in message.sweeps:
+            known.new_failures(sweep)
+        ids = [sweep.id for sweep in message.sweeps]
+        if self._wanted is not None and ids:
+            self._choose_wanted(message.sweeps)
+        elif known.chosen not in ids:
+            self.main.choose(ids[0] if ids else None)
+        self.main.show_known()
+        if not known.has_read:
+            known.has_read = True
+            self.main.refresh_bindings()
+
+    def _choose_wanted(self, sweeps: Sequence[Sweep]) -> None:
+        """The sweep that was named on the command line, as soon as there is one of that name."""
+        assert self._wanted is not None
+        ids = [sweep.id for sweep in sweeps]
+        try:
+            chosen = queries.resolve_among(ids, self._wanted)
+        except NotFoundError as error:
+            self.notify(str(error), severity="warning", markup=False, timeout=10)
+            chosen = self.known.chosen or ids[0]
+        self._wanted = None
+        self.main.choose(chosen)
+
+    @on(JobsRead)
+    def _jobs_read(self, message: JobsRead) -> None:
+        self.known.jobs = message.jobs
+        self.known.slurm_trouble = message.trouble
+        self.main.show_known()
+
+    @on(NodesRead)
+    @on(LanesRead)
+    @on(RunsRead)
+    @on(RunRead)
+    @on(ActivityRead)
+    def _pass_on(self, message: Message) -> None:
+        self.main.deliver(message, _SUBJECTS[type(message)])
+
+    # --- other programs
+
+    @on(RunView.Open)
+    def _open(self, event: RunView.Open) -> None:
+        """Open a file in the person's pager or editor, and come back."""
+        fallback = "less" if event.variable == "PAGER" else "vi"
+        command = shlex.split(os.environ.get(event.variable) or fallback)
+        try:
+            with self.suspend():
+                subprocess.run([*command, event.path], check=False)
+        except (OSError, ValueError) as error:
+            self.notify(f"{shortened(' '.join(command), 60)}: {error}", severity="error", markup=False)
+
+
+_SUBJECTS: dict[type[Message], str] = {
+    NodesRead: "nodes",
+    LanesRead: "timeline",
+    RunsRead: "runs",
+    RunRead: "run",
+    ActivityRead: "activity",
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The dashboard's options; ``clusterduck tui`` has the same."""
+    parser.add_argument("sweep", nargs="?", metavar="SWEEP", help="the sweep to begin with (default: the newest)")
+    parser.add_argument(
+        "--ledger",
+        metavar="FILE",
+        help="the ledger (default: CLUSTERDUCK_LEDGER, else .clusterduck/ledger.db here or in a folder above)",
+    )
+    parser.add_argument("--read-only", action="store_true", help="look only: no action changes anything")
+    parser.add_argument(
+        "--refresh", type=_seconds, default=1.0, metavar="S", help="seconds between two looks (default: 1)"
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0.1 to 3600")
+    return seconds
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the dashboard with these options until it is quit."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        sys.stderr.write("The dashboard needs a terminal; clusterduck status and its fellows print instead.\n")
+        return 1
+    app = Dashboard(options.sweep, ledger=options.ledger, read_only=options.read_only, refresh_s=options.refresh)
+    app.run()
+    return app.return_code or 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """``clusterduck-tui``."""
+    parser = argparse.ArgumentParser(
+        prog="clusterduck-tui",
+        description="The sweeps, nodes and runs of a ledger, live, in a terminal. Keys: press ? inside.",
+    )
+    add_options(parser)
+    options = parser.parse_args(arguments)
+    try:
+        return run(options)
+    except ClusterduckError as error:
+        sys.stderr.write(f"clusterduck-tui: {error}\n")
+        return 1

@@ -1,0 +1,325 @@
+"""The threads that read: one folds and queries the replica, one asks Slurm, and neither ever touches a widget.
+
+The reader owns its connection. It tells the app by messages what the view in front is interested in, again whenever the
+replica has changed, and at once when the interest changes. Slurm has a thread of its own, because it may take its
+time. Both can be stopped in the middle of whatever they do.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from textual.message import Message
+
+from clusterduck.errors import ClusterduckError, NotFoundError
+from clusterduck.ledger import history, listing, queries
+from clusterduck.ledger.listing import Listing
+from clusterduck.ledger.publish import publish
+from clusterduck.ledger.queries import SlotNow
+from clusterduck.ledger.replica import Replica
+from clusterduck.paths import LedgerPaths
+from clusterduck.reconcile import close_dead_batches, live_batches, look_at_jobs
+from clusterduck_tui.messages import (
+    ActivityRead,
+    Interest,
+    JobsRead,
+    LanesRead,
+    LedgerState,
+    Node,
+    NodesRead,
+    RunRead,
+    RunsRead,
+    SlotKey,
+    SweepsRead,
+)
+
+#: Folding goes on in stretches of so many seconds while there is much to read, so that questions are answered between.
+STRETCH_S = 0.2
+
+#: Seconds between two tries after an error.
+RETRY_S = 2.0
+
+#: Reading takes at most this part of the time: what takes long is read again less often.
+SHARE = 0.1
+
+#: Seconds between two looks at the jobs, and between two publications of what this host has folded.
+JOBS_INTERVAL_S = 5.0
+PUBLISH_INTERVAL_S = 60.0
+
+#: Seconds of load that a node's card shows.
+HISTORY_S = 600.0
+
+Post = Callable[[Message], object]
+Find = Callable[[], Path | None]
+
+
+class Feed(threading.Thread):
+    """Folds the journals into the replica and answers what the view in front is interested in."""
+
+    def __init__(self, post: Post, find: Find, refresh_s: float) -> None:
+        super().__init__(name="clusterduck-feed", daemon=True)
+        self._post = post
+        self._find = find
+        self._refresh_s = refresh_s
+        self._wake = threading.Condition()
+        self._stopped = False
+        self._poked = False
+        self._interest = Interest("overview")
+        self._answered: Interest | None = None
+        self._replica: Replica | None = None
+        self._order: Sequence[int] = ()
+        self._ordered: Listing | None = None
+        self._varying: dict[str, tuple[float, Sequence[str]]] = {}
+        self._due: dict[str, float] = {}
+
+    def watch(self, interest: Interest) -> None:
+        """Answer this from now on, at once and whenever something changes."""
+        with self._wake:
+            if interest != self._interest:
+                self._interest = interest
+                self._poked = True
+                self._wake.notify()
+
+    def look_now(self) -> None:
+        """Fold and read at once."""
+        with self._wake:
+            self._due.clear()
+            self._poked = True
+            self._wake.notify()
+
+    def stop(self) -> None:
+        """Stop, in the middle of a query if need be."""
+        with self._wake:
+            self._stopped = True
+            self._wake.notify()
+        replica = self._replica
+        if replica is not None:
+            try:
+                replica.connection.interrupt()
+            except sqlite3.ProgrammingError:
+                return  # closed this very moment: it has stopped by itself
+
+    def run(self) -> None:
+        """Go on until stopped, whatever happens to the ledger meanwhile."""
+        while not self._stopped:
+            try:
+                self._attend()
+                self._wait(self._refresh_s)
+            except Exception as error:  # whatever it is: a notice, and another try
+                if not self._stopped:
+                    self._post(LedgerState(None, _sentence(error)))
+                    self._wait(RETRY_S)
+
+    def _wait(self, seconds: float) -> bool:
+        """Wait until the time is over, or somebody wants something (True)."""
+        with self._wake:
+            if not self._poked and not self._stopped:
+                self._wake.wait(seconds)
+            poked, self._poked = self._poked, False
+            return poked
+
+    def _attend(self) -> None:
+        """Read one ledger for as long as it is there."""
+        ledger = self._find()
+        if ledger is None or not LedgerPaths(ledger).sweeps.is_dir():
+            self._post(LedgerState(ledger, no_ledger(ledger)))
+            self._post(SweepsRead((), (), {}))
+            return
+        self._answered = self._ordered = None
+        self._varying.clear()
+        with Replica.open(ledger) as replica:
+            self._replica = replica
+            try:
+                self._post(LedgerState(ledger, None))
+                self._follow(ledger, replica)
+            finally:
+                self._replica = None
+
+    def _follow(self, ledger: Path, replica: Replica) -> None:
+        version: int | None = None
+        fold_at = 0.0
+        is_behind = False
+        while not self._stopped:
+            newest = int(replica.connection.execute("PRAGMA data_version").fetchone()[0])
+            is_complete = self._answer(replica.connection, self._interest, is_changed=newest != version)
+            version = newest if is_complete else None
+            delay = fold_at - time.monotonic()
+            if delay > 0 and self._wait(delay):
+                continue
+            if self._stopped or self._find() != ledger or not LedgerPaths(ledger).sweeps.is_dir():
+                return
+            chosen = self._interest.sweep
+            report = replica.catch_up(STRETCH_S, [chosen] if chosen else [])
+            if report.events:
+                version = None  # our own changes do not show in the data version
+            if report.more or is_behind or report.problems:
+                trouble = report.problems[0] if report.problems else None
+                self._post(LedgerState(ledger, trouble, is_reading=report.more))
+            is_behind = report.more or bool(report.problems)
+            fold_at = 0.0 if report.more else time.monotonic() + self._refresh_s
+
+    # --- answering
+
+    def _answer(self, connection: sqlite3.Connection, interest: Interest, *, is_changed: bool) -> bool:
+        """Read what is wanted, if it may be news: the data changed, or something else is wanted.
+
+        Returns:
+            Whether all of that was read; what takes long waits until it may be read again.
+        """
+        before, self._answered = self._answered, interest
+        is_other = before is None or replace(before, rows=(0, 0)) != replace(interest, rows=(0, 0))
+        is_complete = True
+        if is_changed or before is None or before.sweep != interest.sweep:
+            is_complete &= self._read("sweeps", is_other, lambda: self._sweeps(connection, interest.sweep))
+        if interest.subject == "runs":
+            if interest.listing is not None:
+                is_complete &= self._runs(connection, interest.listing, interest.rows, is_changed)
+        elif is_changed or is_other:
+            is_complete &= self._read(interest.subject, is_other, lambda: self._subject(connection, interest))
+        return is_complete
+
+    def _read(self, kind: str, is_urgent: bool, read: Callable[[], None]) -> bool:
+        """Read something, unless it was read a moment ago and takes long; tells whether it was read."""
+        begin = time.monotonic()
+        if not is_urgent and begin < self._due.get(kind, 0.0):
+            return False
+        read()
+        end = time.monotonic()
+        self._due[kind] = end + (end - begin) / SHARE
+        return True
+
+    def _subject(self, connection: sqlite3.Connection, interest: Interest) -> None:
+        if interest.subject == "nodes":
+            self._nodes(connection)
+        elif interest.sweep is None:
+            return
+        elif interest.subject == "timeline":
+            self._post(LanesRead(interest.sweep, history.lanes(connection, interest.sweep)))
+        elif interest.subject == "run" and interest.run is not None:
+            self._run(connection, interest.sweep, interest.run)
+        elif interest.subject == "activity":
+            acts = history.acts(connection)
+            self._post(ActivityRead(acts, history.happenings(connection, interest.sweep)))
+
+    def _sweeps(self, connection: sqlite3.Connection, chosen: str | None) -> None:
+        sweeps = queries.sweeps(connection)
+        batches = queries.batches(connection, alive=True)
+        chosen = chosen or (sweeps[0].id if sweeps else None)
+        if chosen is not None:
+            batches = [batch for batch in batches if batch.sweep != chosen] + queries.batches(connection, chosen)
+        now = time.time()
+        paces = {}
+        for sweep in sweeps:
+            pending, running = sweep.counts["PENDING"], sweep.counts["RUNNING"]
+            if sweep.id == chosen or any(batch.sweep == sweep.id for batch in batches):
+                paces[sweep.id] = history.pace(connection, sweep.id, pending, running, now)
+        self._post(SweepsRead(sweeps, batches, paces))
+
+    def _nodes(self, connection: sqlite3.Connection) -> None:
+        loads = history.load_history(connection, time.time() - HISTORY_S)
+        slots: dict[SlotKey, list[SlotNow]] = {}
+        for slot in queries.slots(connection, alive=True):
+            slots.setdefault((slot.sweep, slot.batch, slot.restart, slot.node, 0), []).append(slot)
+        nodes = []
+        for agent in queries.agents(connection, alive=True):
+            key = (agent.sweep, agent.batch, agent.restart, agent.node)
+            its = tuple(slots.get((*key, 0), ()))
+            nodes.append(Node(agent, its, {slot.slot: loads.get((*key, slot.slot), ()) for slot in its}))
+        sweeps = {node.agent.sweep for node in nodes}
+        varying = {sweep: self._varying_keys(connection, sweep) for sweep in sweeps}
+        typical = {sweep: history.typical_duration(connection, sweep) for sweep in sweeps}
+        self._post(NodesRead(nodes, varying, typical, history.occupancy(connection, time.time())))
+
+    def _runs(self, connection: sqlite3.Connection, wanted: Listing, rows: tuple[int, int], is_changed: bool) -> bool:
+        is_complete = True
+        if is_changed or self._ordered != wanted:
+            is_other = self._ordered != wanted
+            is_complete = self._read("order", is_other, lambda: self._put_in_order(connection, wanted))
+        numbers = list(self._order[rows[0] : rows[1]])
+        runs = queries.runs_numbered(connection, wanted.sweep, numbers) if numbers else []
+        self._post(RunsRead(wanted, self._order, runs, self._varying_keys(connection, wanted.sweep)))
+        return is_complete
+
+    def _put_in_order(self, connection: sqlite3.Connection, wanted: Listing) -> None:
+        self._order = listing.order(connection, wanted)
+        self._ordered = wanted
+
+    def _run(self, connection: sqlite3.Connection, sweep: str, number: int) -> None:
+        try:
+            run = queries.run(connection, sweep, number)
+        except NotFoundError:
+            self._post(RunRead(sweep, number, None, ()))
+            return
+        self._post(RunRead(sweep, number, run, queries.attempts(connection, sweep, number)))
+
+    def _varying_keys(self, connection: sqlite3.Connection, sweep: str) -> Sequence[str]:
+        """The keys that vary; asked again only every few seconds."""
+        until, keys = self._varying.get(sweep, (0.0, ()))
+        if time.monotonic() >= until:
+            keys = tuple(queries.varying_keys(connection, sweep))
+            self._varying[sweep] = (time.monotonic() + 5.0, keys)
+        return keys
+
+
+class JobsWatch(threading.Thread):
+    """Asks about jobs every few seconds, puts on record which are over, and publishes what this host has folded."""
+
+    def __init__(self, post: Post, find: Find, read_only: bool) -> None:
+        super().__init__(name="clusterduck-jobs", daemon=True)
+        self._post = post
+        self._find = find
+        self._read_only = read_only
+        self._stop = threading.Event()
+        self._publish_at = time.monotonic() + PUBLISH_INTERVAL_S
+
+    def stop(self) -> None:
+        """Stop before the next look; a command of Slurm's that runs just now is not waited for."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Look until stopped. What goes wrong is told, and tried again by the next look."""
+        while not self._stop.is_set():
+            try:
+                ledger = self._find()
+                if ledger is not None and LedgerPaths(ledger).sweeps.is_dir():
+                    with Replica.open(ledger) as replica:
+                        self._look(ledger, replica)
+            except Exception as error:  # whatever it is: a notice, and another look
+                self._post(JobsRead({}, _sentence(error)))
+            self._stop.wait(JOBS_INTERVAL_S)
+
+    def _look(self, ledger: Path, replica: Replica) -> None:
+        if live_batches(replica.connection):
+            outlook = look_at_jobs(ledger, replica)
+            if self._stop.is_set():
+                return
+            self._post(JobsRead(outlook.jobs, outlook.trouble))
+            if not self._read_only:
+                close_dead_batches(ledger, replica, outlook)
+        else:
+            self._post(JobsRead({}, None))
+        if not self._read_only and time.monotonic() >= self._publish_at:
+            self._publish_at = time.monotonic() + PUBLISH_INTERVAL_S
+            publish(replica, ledger, if_older_than_s=PUBLISH_INTERVAL_S / 2, wait_s=0.0)
+
+
+def no_ledger(ledger: Path | None) -> str:
+    """What to tell somebody who has no sweep yet."""
+    where = f" at {ledger}" if ledger is not None else " here or in a folder above"
+    return (
+        f"No ledger{where} yet. Launch a sweep (python train.py --multirun hydra/launcher=clusterduck_slurm ...) "
+        "and it will show up here, or name a ledger with --ledger FILE."
+    )
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, ClusterduckError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return f"The ledger could not be read just now ({type(error).__name__}: {error}); trying again."

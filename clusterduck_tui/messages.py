@@ -1,0 +1,157 @@
+"""What the reader threads tell the app: values read at one moment, each message replacing its stale predecessor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from textual.message import Message
+
+from clusterduck.ledger.history import Happening, Lane, Pace
+from clusterduck.ledger.listing import Listing
+from clusterduck.ledger.queries import Act, Agent, AttemptInfo, Batch, Run, SlotNow, Sweep
+from clusterduck.slurm.jobs import JobStatus
+
+#: An agent's slot: sweep, batch, restart, node, slot.
+SlotKey = tuple[str, str, int, int, int]
+
+
+@dataclass(frozen=True)
+class Interest:
+    """What the view in front wants to know.
+
+    Attributes:
+        subject: ``overview``, ``nodes``, ``timeline``, ``runs``, ``run`` or ``activity``.
+        sweep: the chosen sweep.
+        run: the chosen run of it.
+        listing: which runs are listed, in which order.
+        rows: the first row that is wanted, and the one behind the last.
+    """
+
+    subject: str
+    sweep: str | None = None
+    run: int | None = None
+    listing: Listing | None = None
+    rows: tuple[int, int] = (0, 0)
+
+
+class Fresh(Message):
+    """A message of which only the latest counts."""
+
+    def can_replace(self, message: Message) -> bool:
+        """Whether ``message``, which came later, may take this one's place."""
+        return type(message) is type(self)
+
+
+class LedgerState(Fresh):
+    """Which ledger is read, and a sentence if that does not work or takes a while."""
+
+    def __init__(self, ledger: Path | None, trouble: str | None, is_reading: bool = False) -> None:
+        super().__init__()
+        self.ledger = ledger
+        self.trouble = trouble
+        self.is_reading = is_reading
+
+
+class SweepsRead(Fresh):
+    """All sweeps, the jobs of the chosen one and all that live, and how fast live sweeps go."""
+
+    def __init__(self, sweeps: Sequence[Sweep], batches: Sequence[Batch], paces: Mapping[str, Pace]) -> None:
+        super().__init__()
+        self.sweeps = tuple(sweeps)
+        self.batches = tuple(batches)
+        self.paces = dict(paces)
+
+
+@dataclass(frozen=True)
+class Node:
+    """One agent with its slots, and the recent loads of each in percent: CPU and GPU."""
+
+    agent: Agent
+    slots: tuple[SlotNow, ...]
+    history: Mapping[int, Sequence[tuple[float | None, float | None]]]
+
+
+class NodesRead(Fresh):
+    """Every node at work; the keys that vary, the typical duration and the occupancy so far, by sweep."""
+
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        varying: Mapping[str, Sequence[str]],
+        typical: Mapping[str, float | None],
+        so_far: float | None,
+    ) -> None:
+        super().__init__()
+        self.nodes = tuple(nodes)
+        self.varying = dict(varying)
+        self.typical = dict(typical)
+        self.so_far = so_far
+
+
+class LanesRead(Fresh):
+    """Who occupied which slot when."""
+
+    def __init__(self, sweep: str, lanes: Sequence[Lane]) -> None:
+        super().__init__()
+        self.sweep = sweep
+        self.lanes = tuple(lanes)
+
+
+class RunsRead(Fresh):
+    """The order of the listed runs, and those of the rows that were asked for."""
+
+    def __init__(self, listing: Listing, order: Sequence[int], runs: Sequence[Run], varying: Sequence[str]) -> None:
+        super().__init__()
+        self.listing = listing
+        self.order = order
+        self.runs = tuple(runs)
+        self.varying = tuple(varying)
+
+
+class RunRead(Fresh):
+    """One run with its attempts; None if the sweep has no such run."""
+
+    def __init__(self, sweep: str, number: int, run: Run | None, attempts: Sequence[AttemptInfo]) -> None:
+        super().__init__()
+        self.sweep = sweep
+        self.number = number
+        self.run = run
+        self.attempts = tuple(attempts)
+
+
+class ActivityRead(Fresh):
+    """What people and tools did, and what the runs and jobs of the chosen sweep went through."""
+
+    def __init__(self, acts: Sequence[Act], happenings: Sequence[Happening]) -> None:
+        super().__init__()
+        self.acts = tuple(acts)
+        self.happenings = tuple(happenings)
+
+
+class JobsRead(Fresh):
+    """What Slurm (or this host) says of the jobs of live batches; a sentence if it could not be asked."""
+
+    def __init__(self, jobs: Mapping[tuple[str, str], JobStatus], trouble: str | None) -> None:
+        super().__init__()
+        self.jobs = dict(jobs)
+        self.trouble = trouble
+
+
+class ActDone(Message):
+    """An action ended: what happened in a sentence or more, and whether it went well."""
+
+    def __init__(self, title: str, sentences: Sequence[str], went_well: bool) -> None:
+        super().__init__()
+        self.title = title
+        self.sentences = tuple(sentences)
+        self.went_well = went_well
+
+
+class Planned(Message):
+    """An action was thought through and can be asked about: what it would do, and what does it."""
+
+    def __init__(self, act: object) -> None:
+        super().__init__()
+        self.act = act

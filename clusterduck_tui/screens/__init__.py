@@ -1,0 +1,1 @@
+"""The screens that lie above the views: help, questions and forms."""

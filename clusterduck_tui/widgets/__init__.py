@@ -1,0 +1,1 @@
+"""The views, and the parts they are made of."""

@@ -1,0 +1,70 @@
+"""What the six views have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from textual.containers import Vertical
+from textual.message import Message
+from textual.widget import Widget
+
+from clusterduck_tui.known import Known
+from clusterduck_tui.messages import Interest
+
+
+class View(Vertical):
+    """A view: says what it wants to know, and shows what comes.
+
+    Attributes:
+        subject: its id, and what it asks the feed for.
+        title: what its tab says.
+        about: a paragraph for the help screen.
+        keys: keys of its own for the help screen, each with what it does.
+    """
+
+    subject: ClassVar[str] = ""
+    title: ClassVar[str] = ""
+    about: ClassVar[str] = ""
+    keys: ClassVar[Sequence[tuple[str, str]]] = ()
+
+    DEFAULT_CSS = "View { height: 1fr; }"
+
+    def __init__(self, known: Known, **options: Any) -> None:
+        super().__init__(id=self.subject, **options)
+        self.known = known
+
+    class InterestChanged(Message):
+        """The view in front wants to know something else now."""
+
+    class Wants(Message):
+        """Something is wanted that concerns other views: ``runs``, ``run`` with a number, or ``back``."""
+
+        def __init__(self, what: str, sweep: str | None = None, run: int | None = None) -> None:
+            super().__init__()
+            self.what = what
+            self.sweep = sweep
+            self.run = run
+
+    @property
+    def is_in_front(self) -> bool:
+        """Whether this is the view that is seen."""
+        return bool(self.display)
+
+    def interest(self) -> Interest:
+        """What the view wants to know now."""
+        return Interest(self.subject, self.known.chosen)
+
+    def inner(self) -> Widget:
+        """What takes the keys."""
+        raise NotImplementedError
+
+    def receive(self, message: Message) -> None:
+        """Show what was read for it."""
+
+    def show_known(self) -> None:
+        """Show what all views share (sweeps, jobs), which has just changed, or the time, which has gone on."""
+
+    def went_back(self) -> bool:
+        """Esc was pressed: close what is open within the view, and tell whether there was something."""
+        return False
