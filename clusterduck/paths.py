@@ -93,8 +93,12 @@ class LedgerPaths:
 
     @property
     def replica_folder(self) -> Path:
-        """This host's own place for the replica: one per ledger and user, in the host's temporary folder."""
-        name = hashlib.sha256(os.fsencode(os.path.abspath(self.ledger))).hexdigest()[:16]
+        """This host's own place for the replica: one per ledger and user, in the host's temporary folder.
+
+        The host's name is part of it, because some sites let TMPDIR name a folder that all hosts share.
+        """
+        key = os.fsencode(os.path.abspath(self.ledger)) + b"\0" + os.fsencode(os.uname().nodename)
+        name = hashlib.sha256(key).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"clusterduck-{os.geteuid()}" / name
 
     def create(self) -> None:

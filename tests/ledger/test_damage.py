@@ -79,7 +79,7 @@ def torn(tmp_path: Path) -> Journal:
 
 def test_cut_at_every_byte_of_its_last_lines_then_written_on(torn: Journal, empty: Make) -> None:
     expected = torn.folded(empty, torn.data)
-    start = len(torn.data) - sum(map(len, torn.lines[-4:]))
+    start = len(torn.data) - sum(map(len, torn.lines[-2:]))
     before = torn.begun(empty, start)
     for cut in range(start, len(torn.data) + 1):
         replica, clock = copy_of(before), Clock()
@@ -94,7 +94,7 @@ def test_cut_at_every_byte_of_its_last_lines_then_written_on(torn: Journal, empt
 def test_cut_at_every_byte_by_a_failed_write_then_written_again(torn: Journal, empty: Make) -> None:
     """A write fails half-way; the writer begins a new line and writes all again that it knows not to be there."""
     expected = torn.folded(empty, torn.data)
-    start = len(torn.data) - sum(map(len, torn.lines[-4:]))
+    start = len(torn.data) - sum(map(len, torn.lines[-2:]))
     before = torn.begun(empty, start)
     for cut in range(start, len(torn.data)):
         replica, clock = copy_of(before), Clock()

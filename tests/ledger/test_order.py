@@ -86,10 +86,6 @@ def with_restart(base: Path) -> tuple[SweepBuilder, list[Path]]:
             close=False,
         ),
         sweep.write(
-            sweep.act_journal("close-1"),
-            [events.BatchClosed(time=at + 120, batch="0-0", state="NODE_FAIL", reason="the first time")],
-        ),
-        sweep.write(
             sweep.act_journal("close-2"),
             [
                 events.AttemptEnded(**{**vars(result), "agent": "0-0/1.0"}),
@@ -102,6 +98,7 @@ def with_restart(base: Path) -> tuple[SweepBuilder, list[Path]]:
             [
                 events.AttemptEnded(**{**vars(result), "time": at + 333, "reason": "x", "agent": "0-0/1.0"}),
                 events.BatchClosed(time=at + 401, batch="0-0", state="FAILED", reason="another host, a bit later"),
+                events.BatchClosed(time=at + 120, batch="0-0", state="NODE_FAIL", reason="the first time"),
                 events.RunsClosed(time=at + 405, ranges=[(0, 7)], state="CANCELLED", reason="by ada"),
                 events.RunsClosed(time=at + 404, ranges=[(6, 8)], state="CANCELLED", reason="by bob"),
             ],
@@ -121,10 +118,10 @@ def with_requeue(base: Path) -> tuple[SweepBuilder, list[Path]]:
     paths = [
         sweep.write(sweep.launch_journal(), sweep.launch(8, batches=2, slots=2)),
         sweep.write(sweep.agent_journal("0-0"), sweep.agent(range(4), "node0", slots=2)),
-        sweep.write(sweep.act_journal("requeue-1"), [again]),
         sweep.write(
-            sweep.act_journal("cancel-1"),
+            sweep.act_journal("requeue-1"),
             [
+                again,
                 events.AttemptsCancelled(time=at + 9, attempts=[(3, 2), (7, 1)], reason="by ada", **ada),
                 events.Asked(time=at + 10, kind="cancel", batches=["0-1"], attempts=[(1, 2)], **ada),
             ],

@@ -47,6 +47,15 @@ def test_it_is_for_the_owner_alone_whatever_the_umask(sweep: SweepBuilder) -> No
         os.umask(before)
 
 
+def test_hosts_that_share_a_temporary_folder_share_no_replica(
+    sweep: SweepBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = replica_file(sweep)
+    uname = os.uname()
+    monkeypatch.setattr("os.uname", lambda: os.uname_result((uname[0], "another-host", *uname[2:])))
+    assert replica_file(sweep) != here
+
+
 def test_a_folder_that_others_could_write_is_refused(sweep: SweepBuilder) -> None:
     folder = LedgerPaths(sweep.ledger).replica_folder
     folder.mkdir(parents=True)
