@@ -12,6 +12,9 @@ class ExitCode(IntEnum):
     FAILED = 1
     USAGE = 2
     NOT_FOUND = 3
+    NOT_COMPLETED = 4
+    TIMEOUT = 5
+    STUCK = 6
     INTERRUPTED = 130
     BROKEN_PIPE = 141
 
@@ -26,6 +29,9 @@ _MEANINGS = {
     ExitCode.FAILED: "something could not be read or written; stderr says what",
     ExitCode.USAGE: "the command was not understood",
     ExitCode.NOT_FOUND: "there is no such ledger, sweep, run, attempt or log",
+    ExitCode.NOT_COMPLETED: "wait: the runs have ended, and not all of them completed",
+    ExitCode.TIMEOUT: "wait: the time given with --timeout is over",
+    ExitCode.STUCK: "wait: runs are left that no live job will take",
     ExitCode.INTERRUPTED: "interrupted with Ctrl-C",
     ExitCode.BROKEN_PIPE: "whoever read the output stopped reading",
 }

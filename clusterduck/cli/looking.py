@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sqlite3
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,6 +92,28 @@ class View:
         if not (slash and token and number.isascii() and number.isdigit() and len(number) < 10):
             raise ConfigError(f"{text!r} does not name a run: write <sweep>/<number>, e.g. @last/7.")
         return self.sweep(token), int(number)
+
+    def runs(self, texts: Iterable[str]) -> dict[str, set[int]]:
+        """Runs named ``<sweep>/<number>`` or ``<sweep>/<first>-<last>``: their numbers, by sweep.
+
+        Raises:
+            ConfigError: if one is not of that form.
+            NotFoundError: if there is no such sweep.
+        """
+        found: dict[str, set[int]] = {}
+        for text in texts:
+            token, _, numbers = text.rpartition("/")
+            first, dash, last = numbers.partition("-")
+            bounds = (first, last if dash else first)
+            if not token or not all(bound.isascii() and bound.isdigit() and len(bound) < 10 for bound in bounds):
+                raise ConfigError(f"{text!r} does not name runs: write <sweep>/7 or <sweep>/7-12, e.g. @last/7.")
+            sweep = self.sweep(token)
+            wanted = range(int(bounds[0]), int(bounds[1]) + 1)
+            total = queries.sweep(self.connection, sweep).runs
+            if not wanted or wanted[-1] >= total:
+                raise NotFoundError(f"Sweep {sweep} has no runs {numbers}; it has {total} (from 0).")
+            found.setdefault(sweep, set()).update(wanted)
+        return found
 
     def _narrate_once(self, sentence: str) -> None:
         if sentence not in self._said:

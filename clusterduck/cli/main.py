@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import clusterduck
+from clusterduck.cli.acting import add_acts
 from clusterduck.cli.exit_codes import ExitCode, epilog
 from clusterduck.errors import ClusterduckError, ConfigError, NotFoundError
 
@@ -34,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     """The whole command line, so that help, tests and documentation see the same."""
     top = _Parser(
         prog="clusterduck",
-        description="Look at sweeps that were launched with hydra/launcher=clusterduck_local or clusterduck_slurm.",
+        description="Look at and steer sweeps that were launched with hydra/launcher=clusterduck_local or clusterduck_slurm.",
         epilog=f"example:\n  clusterduck status @last\n\n{epilog()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -101,17 +102,18 @@ def parser() -> argparse.ArgumentParser:
     logs.add_argument("-f", "--follow", action="store_true", help="go on printing until the attempt has ended")
     logs.add_argument("--attempt", type=_count, metavar="N", help="which attempt, from 1 (default: the latest)")
     logs.add_argument("--lines", type=_count, metavar="N", help="begin with the last N lines (default: all)")
+    add_acts(lambda name, what, examples, verb: _command(commands, name, what, examples, verb), _SWEEP)
     return top
 
 
 def _command(
-    commands: argparse._SubParsersAction[_Parser], name: str, what: str, examples: list[str]
+    commands: argparse._SubParsersAction[_Parser], name: str, what: str, examples: list[str], verb: str = "Show"
 ) -> argparse.ArgumentParser:
     title = "example" if len(examples) == 1 else "examples"
     command = commands.add_parser(
         name,
-        help=what,
-        description=f"Show {what}.",
+        help=what if verb == "Show" else f"{verb.lower()} {what}",
+        description=f"{verb} {what}.",
         epilog=f"{title}:\n" + "\n".join(f"  {example}" for example in examples) + f"\n\n{epilog()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -23,7 +23,7 @@ _SHORT = {"run": "number", "started": "started_at", "ended": "ended_at", "durati
 
 def execute(options: argparse.Namespace) -> ExitCode:
     """Print the runs that ``options`` ask for."""
-    states = _states(options)
+    states = states_of(options)
     with opened(options) as view:
         if options.sweep is None:
             sweeps = [sweep.id for sweep in queries.sweeps(view.connection)]
@@ -73,8 +73,12 @@ def elapsed(started_at: str | None, duration_s: float | None) -> str:
     return duration(duration_s)
 
 
-def _states(options: argparse.Namespace) -> list[str]:
-    """The states asked for; all if none was."""
+def states_of(options: argparse.Namespace) -> list[str]:
+    """The states that ``--state`` and ``--failed`` ask for; none if neither was given.
+
+    Raises:
+        ConfigError: if one is none.
+    """
     states = []
     for text in options.state:
         try:

@@ -1,0 +1,131 @@
+"""``clusterduck wait``: wait until all runs of a sweep have ended.
+
+It keeps nothing in mind but what it shows, so it may be killed and started again at any time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+
+from clusterduck import identity, standing
+from clusterduck.cli.exit_codes import ExitCode
+from clusterduck.cli.looking import View, opened
+from clusterduck.cli.output import Output
+from clusterduck.cli.progress import Progress
+from clusterduck.launch.processes import is_running
+from clusterduck.ledger import queries, times
+from clusterduck.ledger.queries import Sweep
+from clusterduck.model import State
+
+#: Seconds between two looks, and between two that ask about jobs.
+LOOK_EVERY_S = 0.5
+ASK_EVERY_S = 3.0
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """How the waiting ended: in a word for programs, a sentence for people, and as an exit code."""
+
+    word: str
+    sentence: str
+    code: ExitCode
+
+
+def execute(options: argparse.Namespace) -> ExitCode:
+    """Wait for the sweep that ``options`` name."""
+    with opened(options) as view:
+        sweep = view.sweep(options.sweep)
+        outcome = _Wait(view, sweep, options.timeout, options.fail_fast).until_over()
+        found = queries.sweep(view.connection, sweep)
+        output = Output()
+        if options.json:
+            output.json([{"sweep": sweep, "outcome": outcome.word, "runs": found.runs, "counts": found.counts}])
+        else:
+            output.line(f"{sweep}: {outcome.sentence}")
+        view.narrate_trouble()
+    return outcome.code
+
+
+class _Wait:
+    """Waits for one sweep."""
+
+    def __init__(self, view: View, sweep: str, timeout_s: float | None, fail_fast: bool) -> None:
+        self._view = view
+        self._sweep = sweep
+        self._timeout_s = timeout_s
+        self._fail_fast = fail_fast
+        self._asked_at = time.monotonic()
+        self._suspicion: str | None = None  # what the look before this one would have ended with
+
+    def until_over(self) -> _Outcome:
+        began = time.monotonic()
+        progress = Progress(self._sweep)
+        try:
+            while True:
+                outcome = self._look(progress)
+                if outcome is not None:
+                    return outcome
+                left = None if self._timeout_s is None else began + self._timeout_s - time.monotonic()
+                if left is not None and left <= 0:
+                    sentence = f"not all runs had ended after {self._timeout_s:g} s"
+                    return _Outcome("timeout", sentence, ExitCode.TIMEOUT)
+                time.sleep(LOOK_EVERY_S if left is None else min(LOOK_EVERY_S, left))
+        finally:
+            progress.close()
+
+    def _look(self, progress: Progress) -> _Outcome | None:
+        """See how the sweep stands; what ends the waiting, other than that all completed, must hold for two looks."""
+        standing.paths_of(self._view.connection, self._sweep)
+        self._view.catch_up([self._sweep])
+        asks = time.monotonic() - self._asked_at >= ASK_EVERY_S
+        if asks:
+            self._asked_at = time.monotonic()
+            self._view.look_at_jobs()
+        sweep = queries.sweep(self._view.connection, self._sweep)
+        pending, running, completed = (
+            sweep.counts[state.value] for state in (State.PENDING, State.RUNNING, State.COMPLETED)
+        )
+        done = sweep.runs - pending - running
+        failed = done - completed
+        progress.update(done, sweep.runs, running, failed)
+        if sweep.runs and completed == sweep.runs:
+            return _Outcome("completed", f"all {_runs(completed)} completed", ExitCode.OK)
+        if not (self._fail_fast and failed) and (running or not asks):
+            return None
+        outcome = self._why_over(sweep, failed, done)
+        suspicion, self._suspicion = self._suspicion, None if outcome is None else outcome.word
+        return outcome if outcome is not None and suspicion == outcome.word else None
+
+    def _why_over(self, sweep: Sweep, failed: int, done: int) -> _Outcome | None:
+        if self._fail_fast and failed:
+            return _Outcome("failed", f"{_runs(failed)} did not complete", ExitCode.NOT_COMPLETED)
+        if sweep.counts[State.RUNNING.value] or self._is_launching():
+            return None
+        now = standing.of_sweep(self._view.connection, self._sweep, self._view.jobs)
+        if done == sweep.runs:
+            if standing.started_again(now.batches):
+                return None
+            return _Outcome("failed", f"{failed} of {_runs(sweep.runs)} did not complete", ExitCode.NOT_COMPLETED)
+        if len(now.unattended) < len(now.waiting) or not now.waiting:
+            return None
+        count = len(now.waiting)
+        waits, them = ("waits", "it") if count == 1 else ("wait", "them")
+        remedy = f"`clusterduck requeue --unfinished --sweep {self._sweep}` sends {them} again"
+        return _Outcome("stuck", f"{_runs(count)} {waits}, and no live job will take {them}: {remedy}", ExitCode.STUCK)
+
+    def _is_launching(self) -> bool:
+        """Whether the process that launched last runs here: an optimising sweeper may launch more."""
+        row = self._view.connection.execute(
+            "SELECT host, pid, started_at FROM launch WHERE sweep = ? AND started_at IS NOT NULL "
+            "ORDER BY number DESC LIMIT 1",
+            (self._sweep,),
+        ).fetchone()
+        if row is None:
+            return False
+        return bool(row[0] == identity.host() and row[1] and is_running(int(row[1]), times.to_seconds(row[2])))
+
+
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count} runs"
