@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     """The whole command line, so that help, tests and documentation see the same."""
     top = _Parser(
         prog="clusterduck",
-        description="Look at and steer sweeps that were launched with hydra/launcher=clusterduck_local or clusterduck_slurm.",
+        description="Show and steer sweeps launched with hydra/launcher=clusterduck_local or clusterduck_slurm.",
         epilog=f"example:\n  clusterduck status @last\n\n{epilog()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -6,6 +6,7 @@ It keeps nothing in mind but what it shows, so it may be killed and started agai
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from dataclasses import dataclass
 
@@ -22,6 +23,9 @@ from clusterduck.model import State
 #: Seconds between two looks, and between two that ask about jobs.
 LOOK_EVERY_S = 0.5
 ASK_EVERY_S = 3.0
+
+#: How long an optimising sweeper may think about its next launch, in seconds.
+THINKING_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class _Wait:
         self._sweep = sweep
         self._timeout_s = timeout_s
         self._fail_fast = fail_fast
-        self._asked_at = time.monotonic()
+        self._asked_at = float("-inf")
         self._suspicion: str | None = None  # what the look before this one would have ended with
 
     def until_over(self) -> _Outcome:
@@ -90,9 +94,9 @@ class _Wait:
         done = sweep.runs - pending - running
         failed = done - completed
         progress.update(done, sweep.runs, running, failed)
-        if sweep.runs and completed == sweep.runs:
+        if sweep.runs and completed == sweep.runs and not self._may_launch_more():
             return _Outcome("completed", f"all {_runs(completed)} completed", ExitCode.OK)
-        if not (self._fail_fast and failed) and (running or not asks):
+        if not (self._fail_fast and failed) and (running or not (asks or self._suspicion)):
             return None
         outcome = self._why_over(sweep, failed, done)
         suspicion, self._suspicion = self._suspicion, None if outcome is None else outcome.word
@@ -101,7 +105,7 @@ class _Wait:
     def _why_over(self, sweep: Sweep, failed: int, done: int) -> _Outcome | None:
         if self._fail_fast and failed:
             return _Outcome("failed", f"{_runs(failed)} did not complete", ExitCode.NOT_COMPLETED)
-        if sweep.counts[State.RUNNING.value] or self._is_launching():
+        if sweep.counts[State.RUNNING.value] or self._may_launch_more():
             return None
         now = standing.of_sweep(self._view.connection, self._sweep, self._view.jobs)
         if done == sweep.runs:
@@ -115,16 +119,19 @@ class _Wait:
         remedy = f"`clusterduck requeue --unfinished --sweep {self._sweep}` sends {them} again"
         return _Outcome("stuck", f"{_runs(count)} {waits}, and no live job will take {them}: {remedy}", ExitCode.STUCK)
 
-    def _is_launching(self) -> bool:
-        """Whether the process that launched last runs here: an optimising sweeper may launch more."""
-        row = self._view.connection.execute(
-            "SELECT host, pid, started_at FROM launch WHERE sweep = ? AND started_at IS NOT NULL "
-            "ORDER BY number DESC LIMIT 1",
+    def _may_launch_more(self) -> bool:
+        """Whether the process that launched last runs here and waits for its runs, as an optimising sweeper does, which
+        needs some time for its next launch."""
+        host, pid, started_at, settings, ended_at = self._view.connection.execute(
+            "SELECT host, pid, started_at, settings, (SELECT max(ended_at) FROM run WHERE sweep = ?1) FROM launch "
+            "WHERE sweep = ?1 AND started_at IS NOT NULL ORDER BY number DESC LIMIT 1",
             (self._sweep,),
-        ).fetchone()
-        if row is None:
+        ).fetchone() or (None, 0, None, None, None)
+        if host != identity.host() or not started_at or not json.loads(settings or "{}").get("wait_for_completion"):
             return False
-        return bool(row[0] == identity.host() and row[1] and is_running(int(row[1]), times.to_seconds(row[2])))
+        if ended_at and time.time() - times.to_seconds(ended_at) > THINKING_S:
+            return False
+        return is_running(int(pid), times.to_seconds(started_at))
 
 
 def _runs(count: int) -> str:
