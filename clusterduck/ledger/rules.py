@@ -110,7 +110,7 @@ def settle_restarted(attempt: AttemptRow, restart: int) -> None:
     """
     if attempt.state == State.CANCELLED.value and restart > (attempt.restart or 0):
         attempt.state = State.PREEMPTED.value
-        attempt.reason = f"Its job was preempted or requeued: Slurm started it again (restart {restart})."
+        attempt.reason = "Its job was preempted or requeued: Slurm started it again."
 
 
 def settle_run(run: RunRow, attempt: AttemptRow) -> None:

@@ -203,7 +203,43 @@ def with_preemption(base: Path) -> tuple[SweepBuilder, list[Path]]:
     return sweep, paths
 
 
-SCENES = [with_second_segment, with_restart, with_requeue, with_preemption]
+def preempted_twice(base: Path) -> tuple[SweepBuilder, list[Path]]:
+    """A job that was ended and started again twice; a part of its first journal was written twice."""
+    sweep = SweepBuilder(base)
+    planned = [event for event in sweep.launch(6, slots=2) if not isinstance(event, events.BatchSubmitted)]
+    paths = [sweep.write(sweep.launch_journal(), planned)]
+    for restart, run in ((0, 0), (1, 1), (2, 2)):
+        at = sweep.start + 100 + 1000 * restart
+        ended = vars(sweep.ended(at + 9, run, state="CANCELLED")) | {"by_job_end": True}
+        new = [
+            sweep.agent_started(at, f"node{restart}", slots=2),
+            sweep.started(at + 1, run),
+            events.AttemptEnded(**ended),
+            events.AgentEnded(time=at + 10, reason="Slurm ended the job", exit_code=1, timed_out=restart == 2),
+        ]
+        paths.append(sweep.write(sweep.agent_journal(restart=restart), new))
+        if restart == 0:
+            paths.append(sweep.write(sweep.agent_journal(restart=restart, segment=1), new[1:]))
+    return sweep, paths
+
+
+def test_what_became_of_runs_preempted_one_after_the_other(
+    tmp_path: Path, empty: Callable[[], sqlite3.Connection]
+) -> None:
+    sweep, paths = preempted_twice(tmp_path)
+    replica = empty()
+    fold_all(replica, sweep, paths)
+    states = replica.execute("SELECT state FROM run ORDER BY number").fetchall()
+    assert states == [("PREEMPTED",), ("PREEMPTED",), ("CANCELLED",), *[("PENDING",)] * 3]
+    assert replica.execute("SELECT state, job_id, reason FROM batch").fetchall() == [
+        ("TIMEOUT", "9000", "Slurm ended the job")
+    ]
+
+
+#: For folders whose names are all of one length, so that the same example has the same bytes.
+NUMBERS = itertools.count(10_000)
+
+SCENES = [with_second_segment, with_restart, with_requeue, with_preemption, preempted_twice]
 
 
 @pytest.mark.parametrize("scene", SCENES)
@@ -277,7 +313,7 @@ def test_what_became_of_a_preempted_job(tmp_path: Path, empty: Callable[[], sqli
     attempts = replica.execute("SELECT run, number, state, by_job_end FROM attempt ORDER BY run, number").fetchall()
     assert attempts == [(0, 1, "PREEMPTED", 1), (0, 2, "COMPLETED", 0), (1, 1, "PREEMPTED", 1)]
     (reason,) = replica.execute("SELECT reason FROM run WHERE number = 1").fetchone()
-    assert reason == "Its job was preempted or requeued: Slurm started it again (restart 1)."
+    assert reason == "Its job was preempted or requeued: Slurm started it again."
     first, again = queries.batches(replica, sweep.sweep)
     assert (first.job_id, first.cluster, first.state) == ("9000", "slurm", "RUNNING")
     assert (again.job_id, again.state, again.attempts) == (None, "PENDING", [(1, 2)])
@@ -292,7 +328,7 @@ def test_journals_folded_in_turns_give_the_same_tables(
 ) -> None:
     """Stretch by stretch, a few lines at a time, from whichever journal comes next."""
     scene = data.draw(st.sampled_from(SCENES))
-    sweep, paths = scene(tmp_path_factory.mktemp("turns"))
+    sweep, paths = scene(tmp_path_factory.mktemp(f"turns-{next(NUMBERS)}", numbered=False))
     whole = empty()
     fold_all(whole, sweep, paths)
     replica = empty()
