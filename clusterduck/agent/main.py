@@ -125,7 +125,7 @@ def run_agent(settings: AgentSettings, environ: dict[str, str]) -> int:
         sys.stdout.buffer.write(b"".join(lost))
         sys.stdout.buffer.flush()
     elif end.timed_out:
-        exit_code = send_back(settings, agent, _job_id(environ), say) or exit_code
+        exit_code = send_back(settings, agent, _job_id(environ, settings.cluster), say) or exit_code
     shutil.rmtree(scratch, ignore_errors=True)
     return exit_code
 
@@ -159,7 +159,7 @@ def _work(
     from clusterduck.errors import ConfigError
     from clusterduck.events import AgentStarted
 
-    job_id = _job_id(environ)
+    job_id = _job_id(environ, settings.cluster)
     ends_at = _end_of_job(environ, settings, job_id)
     slots: list[Slot] = []
     trouble = None
@@ -236,11 +236,13 @@ def _take_signals() -> _Wakeup:
     return wakeup
 
 
-def _job_id(environ: dict[str, str]) -> str:
+def _job_id(environ: dict[str, str], cluster: str) -> str:
+    if cluster == "local":  # it may have been launched inside a Slurm job
+        return environ.get("SUBMITIT_LOCAL_JOB_ID", str(os.getpid()))
     array, index = environ.get("SLURM_ARRAY_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID")
     if array and index:
         return f"{array}_{index}"
-    return environ.get("SLURM_JOB_ID") or environ.get("SUBMITIT_LOCAL_JOB_ID") or str(os.getpid())
+    return environ["SLURM_JOB_ID"]
 
 
 def _who(settings: AgentSettings, sweep: SweepPaths, environ: dict[str, str]) -> AgentId:

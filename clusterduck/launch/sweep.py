@@ -7,11 +7,9 @@ anything is submitted, and whatever was planned but not submitted is closed on t
 from __future__ import annotations
 
 import atexit
-import getpass
 import json
 import logging
 import os
-import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -25,7 +23,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 import clusterduck
-from clusterduck import git
+from clusterduck import git, identity
 from clusterduck.agent.settings import AgentSettings
 from clusterduck.errors import ClusterduckError, ConfigError, SubmissionError
 from clusterduck.events import (
@@ -299,8 +297,8 @@ class Sweep:
             launch=number,
             sweep_dir=str(self._sweep_dir),
             job_name=str(self._config.hydra.job.name),
-            user=_user(),
-            host=socket.gethostname(),
+            user=identity.user(),
+            host=identity.host(),
             pid=os.getpid(),
             cwd=self._cwd,
             command=list(sys.orig_argv),
@@ -330,7 +328,7 @@ class Sweep:
 
     def _batch_submitted(self, batch: plan.Batch, job: str, folder: str) -> BatchSubmitted:
         return BatchSubmitted(
-            batch=batch.id, cluster=self._options.cluster, job_id=job, host=socket.gethostname(), log_dir=folder
+            batch=batch.id, cluster=self._options.cluster, job_id=job, host=identity.host(), log_dir=folder
         )
 
     def _settings(self, number: int, batch: plan.Batch, first: int, count: int) -> AgentSettings:
@@ -370,10 +368,3 @@ def _mode(config: DictConfig) -> int | None:
         return int(str(text), 8)
     except ValueError:
         raise ConfigError(f"hydra.sweep.mode must be permissions in octal, e.g. 755, not {text!r}.") from None
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container without a name for the user
-        return str(os.geteuid())
