@@ -32,6 +32,36 @@ class Action:
 
 
 ACTIONS: Sequence[Action] = (
+    Action(
+        "requeue",
+        "r",
+        "r",
+        "Requeue",
+        "send runs again: the marked ones, the one under the cursor; in the overview all failed ones of the sweep",
+        "clusterduck requeue",
+        in_footer=True,
+        changes=True,
+    ),
+    Action(
+        "cancel",
+        "c",
+        "c",
+        "Cancel",
+        "cancel runs: the marked ones, the one under the cursor; in the overview the sweep, or the job",
+        "clusterduck cancel",
+        in_footer=True,
+        changes=True,
+    ),
+    Action(
+        "drain",
+        "d",
+        "d",
+        "Drain",
+        "have the job under the cursor finish what runs and take nothing more",
+        "clusterduck drain",
+        in_footer=True,
+        changes=True,
+    ),
     Action("copy_name", "y", "y", "Copy name", "copy the run's (or sweep's) name to the clipboard"),
     Action("copy_folder", "Y", "Y", "Copy folder", "copy its folder to the clipboard"),
     Action("look_now", "ctrl+r", "Ctrl-r", "Look now", "read what is new at once"),

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from textual import on
 from textual.app import App
@@ -19,21 +19,27 @@ from clusterduck.errors import ClusterduckError, NotFoundError
 from clusterduck.ledger import queries
 from clusterduck.ledger.queries import Sweep
 from clusterduck.paths import find_ledger
+from clusterduck_tui.acting import Deed, Drain, Requeue, Worker
 from clusterduck_tui.commands import ActionCommands
 from clusterduck_tui.feed import Feed, JobsWatch
 from clusterduck_tui.known import Known
 from clusterduck_tui.messages import (
+    ActDone,
     ActivityRead,
     JobsRead,
     LanesRead,
     LedgerState,
     NodesRead,
+    Planned,
+    Progress,
     RunRead,
     RunsRead,
     SweepsRead,
 )
+from clusterduck_tui.screens.ask import AskRequeue, Confirm
 from clusterduck_tui.screens.main import MainScreen
 from clusterduck_tui.theme import shortened
+from clusterduck_tui.widgets.activity import Activity
 from clusterduck_tui.widgets.run import RunView
 
 #: Seconds between two looks at the clock: elapsed times go on.
@@ -62,8 +68,10 @@ class Dashboard(App[None]):
         start = folder or Path.cwd()
         self.known = Known(read_only=read_only)
         self._wanted = sweep
+        self._is_leaving = False
         self.feed = Feed(self.post_message, lambda: find_ledger(start, ledger), refresh_s)
         self.jobs_watch = JobsWatch(self.post_message, lambda: find_ledger(start, ledger), read_only)
+        self.worker = Worker(self.post_message)
         self.main = MainScreen(self.known, self.feed)
 
     async def on_mount(self) -> None:
@@ -132,6 +140,59 @@ class Dashboard(App[None]):
     @on(ActivityRead)
     def _pass_on(self, message: Message) -> None:
         self.main.deliver(message, _SUBJECTS[type(message)])
+
+    # --- acts
+
+    @on(MainScreen.Do)
+    def _do(self, message: MainScreen.Do) -> None:
+        """Think it through first."""
+        if self.known.ledger is not None and not self.known.read_only:
+            self.worker.plan(self.known.ledger, message.act, self.known.jobs)
+
+    @on(Planned)
+    def _planned(self, message: Planned) -> None:
+        """Ask once, or say that there is nothing to do."""
+        act = message.act
+        if act.is_empty:
+            self.notify(shortened(act.description, 500), title=shortened(act.title, 100), markup=False)
+        elif isinstance(act, Requeue):
+            self.push_screen(AskRequeue(act), lambda answer: self._answered(act, answer))
+        else:
+            verb = "Drain" if isinstance(act, Drain) else "Cancel"
+            self.push_screen(Confirm(act, verb), lambda answer: self._answered(act, answer))
+
+    def _answered(self, act: Deed, answer: bool | None) -> None:
+        if answer and self.known.ledger is not None:
+            self.worker.carry_out(self.known.ledger, act, self.known.jobs)
+            self.notify("…", title=shortened(act.title, 100), markup=False, timeout=2)
+
+    @on(Progress)
+    def _progress(self, message: Progress) -> None:
+        self.notify(shortened(message.words, 300), title=shortened(message.title, 100), markup=False, timeout=4)
+
+    @on(ActDone)
+    def _act_done(self, message: ActDone) -> None:
+        self.worker.done(message.title)
+        activity = self.main.view("activity")
+        assert isinstance(activity, Activity)
+        activity.note_done(message)
+        if message.went_well:
+            self.known.marked.clear()
+        severity: Literal["information", "error"] = "information" if message.went_well else "error"
+        words = shortened(" ".join(message.sentences), 800)
+        title = shortened(message.title, 100)
+        self.notify(words, title=title, severity=severity, markup=False, timeout=8 if message.went_well else 20)
+        self.feed.look_now()
+        self.main.show_known()
+
+    def action_leave(self) -> None:
+        """Quit; a second time is needed in the middle of something."""
+        if self.worker.busy and not self._is_leaving:
+            self._is_leaving = True
+            what = shortened(self.worker.busy[0], 100)
+            self.notify(f"{what} is not done yet; q again quits all the same.", severity="warning", markup=False)
+        else:
+            self.exit()
 
     # --- other programs
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from textual.message import Message
 
@@ -12,6 +13,9 @@ from clusterduck.ledger.history import Happening, Lane, Pace
 from clusterduck.ledger.listing import Listing
 from clusterduck.ledger.queries import Act, Agent, AttemptInfo, Batch, Run, SlotNow, Sweep
 from clusterduck.slurm.jobs import JobStatus
+
+if TYPE_CHECKING:
+    from clusterduck_tui.acting import Deed
 
 #: An agent's slot: sweep, batch, restart, node, slot.
 SlotKey = tuple[str, str, int, int, int]
@@ -152,6 +156,15 @@ class ActDone(Message):
 class Planned(Message):
     """An action was thought through and can be asked about: what it would do, and what does it."""
 
-    def __init__(self, act: object) -> None:
+    def __init__(self, act: Deed) -> None:
         super().__init__()
         self.act = act
+
+
+class Progress(Message):
+    """An action that takes time says what it does."""
+
+    def __init__(self, title: str, words: str) -> None:
+        super().__init__()
+        self.title = title
+        self.words = words

@@ -14,6 +14,7 @@ from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import Footer, Input, Static
 
+from clusterduck_tui.acting import Cancel, Deed, Drain, Requeue
 from clusterduck_tui.actions import ACTIONS
 from clusterduck_tui.feed import Feed
 from clusterduck_tui.known import Known
@@ -24,6 +25,7 @@ from clusterduck_tui.widgets.nodes import Nodes
 from clusterduck_tui.widgets.overview import Overview
 from clusterduck_tui.widgets.run import RunView
 from clusterduck_tui.widgets.runs import Runs
+from clusterduck_tui.widgets.table import WindowedTable
 from clusterduck_tui.widgets.tabs import ViewTabs
 from clusterduck_tui.widgets.timeline import Timeline
 from clusterduck_tui.widgets.view import View
@@ -38,9 +40,16 @@ class MainScreen(Screen[None]):
         Binding("shift+tab", "next_view(-1)", "View before", show=False),
         Binding("escape", "back", "Back"),
         Binding("question_mark", "help", "Help"),
-        Binding("q", "app.quit", "Quit"),
+        Binding("q", "app.leave", "Quit"),
         *(Binding(action.key, action.name, action.title, show=action.in_footer) for action in ACTIONS),
     ]
+
+    class Do(Message):
+        """Something is to be done, once it is thought through and agreed to."""
+
+        def __init__(self, act: Deed) -> None:
+            super().__init__()
+            self.act = act
 
     def __init__(self, known: Known, feed: Feed) -> None:
         super().__init__()
@@ -208,7 +217,48 @@ class MainScreen(Screen[None]):
             return False
         if action in ("copy_name", "copy_folder"):
             return self.known.sweep is not None
+        if action in ("requeue", "cancel", "drain"):
+            if self.known.read_only or self.known.sweep is None:
+                return False
+            if action == "drain":
+                return self._front.job_meant() is not None
+            return self._front.subject == "overview" or bool(self._front.runs_meant())
         return True
+
+    def on_descendant_focus(self) -> None:
+        """What can be done now may be something else."""
+        self.refresh_bindings()
+
+    @on(WindowedTable.Moved)
+    def _moved(self) -> None:
+        self.refresh_bindings()
+
+    def action_cancel(self) -> None:
+        """Cancel what is meant: runs, a job, or the sweep."""
+        sweep = self.known.sweep
+        job = self._front.job_meant()
+        runs = tuple(self._front.runs_meant())
+        if sweep is None:
+            return
+        if self._front.subject == "overview" and job is not None:
+            self.post_message(self.Do(Cancel(job[0], job=job[1])))
+        elif self._front.subject == "overview":
+            self.post_message(self.Do(Cancel(sweep.id)))
+        elif runs:
+            self.post_message(self.Do(Cancel(sweep.id, runs)))
+
+    def action_requeue(self) -> None:
+        """Send again what is meant: runs, or all failed ones of the sweep."""
+        sweep = self.known.sweep
+        runs = tuple(self._front.runs_meant())
+        if sweep is not None:
+            self.post_message(self.Do(Requeue(sweep.id, runs or None)))
+
+    def action_drain(self) -> None:
+        """Have the job finish."""
+        job = self._front.job_meant()
+        if job is not None:
+            self.post_message(self.Do(Drain(*job)))
 
     def _subject_of_copy(self) -> tuple[str, str | None]:
         """The name and folder of what is looked at: a run, or the sweep."""

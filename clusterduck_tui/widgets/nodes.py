@@ -69,6 +69,13 @@ class NodesBoard(ScrollView, can_focus=True):
     DEFAULT_CSS = "NodesBoard { height: 1fr; scrollbar-size-vertical: 1; }"
     COMPONENT_CLASSES: ClassVar[set[str]] = {"table--cursor"}
 
+    class Moved(Message):
+        """The cursor is on another slot now."""
+
+        def __init__(self, slot: SlotNow | None) -> None:
+            super().__init__()
+            self.slot = slot
+
     class Entered(Message):
         """Enter was pressed on a slot that holds a run."""
 
@@ -158,6 +165,7 @@ class NodesBoard(ScrollView, can_focus=True):
                 self.scroll_to(y=top + height - view, animate=False, immediate=True)
         self._painted.clear()
         self.refresh()
+        self.post_message(self.Moved(self.slot_here))
 
     def _lines_of(self, place: int) -> tuple[int, int]:
         card, index = self._slots[place]
@@ -425,6 +433,23 @@ class Nodes(View):
                 text.append(f"  GPU {sum(gpus) / len(gpus):.0f} %")
             text.append("  all sweeps" if self._all else f"  {shortened(self.known.chosen or '', 40)}", DIM)
         self.query_one("#nodes-title", Static).update(text)
+
+    def runs_meant(self) -> list[int]:
+        """The run in the slot under the cursor, if it is of the chosen sweep."""
+        slot = self.query_one(NodesBoard).slot_here
+        return [] if slot is None or slot.run is None or slot.sweep != self.known.chosen else [slot.run]
+
+    def job_meant(self) -> tuple[str, str] | None:
+        """The job of the slot under the cursor."""
+        board = self.query_one(NodesBoard)
+        slot = board.slot_here
+        agents = [node.agent for node in board.nodes if slot is not None and slot in node.slots]
+        return (agents[0].sweep, agents[0].job_id) if agents and agents[0].job_id else None
+
+    def on_nodes_board_moved(self, event: NodesBoard.Moved) -> None:
+        """The sweep of the slot under the cursor is the chosen one."""
+        if event.slot is not None and event.slot.sweep != self.known.chosen:
+            self.post_message(self.Wants("sweep", event.slot.sweep))
 
     def on_nodes_board_entered(self, event: NodesBoard.Entered) -> None:
         """Open the run."""

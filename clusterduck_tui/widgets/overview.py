@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from typing import ClassVar
 
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.widget import Widget
 from textual.widgets import Static
 
@@ -40,7 +42,9 @@ class Overview(View):
         "will still take at its present speed, '!' counts failures since you last looked at its runs. Below: the jobs "
         "of the sweep under the cursor as Slurm sees them. The same on the command line: clusterduck status SWEEP."
     )
-    keys = (("Enter", "the runs of this sweep"), ("Tab", "the next view"))
+    keys = (("Enter", "the runs of this sweep"), ("b", "to the jobs below, and back"))
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("b", "other", "Jobs/sweeps")]
 
     def compose(self) -> ComposeResult:
         """The two tables."""
@@ -76,6 +80,28 @@ class Overview(View):
         name = event.table.chosen
         if isinstance(name, str) and name != self.known.chosen:
             self.post_message(self.Wants("sweep", name))
+
+    def job_meant(self) -> tuple[str, str] | None:
+        """The job under the cursor, while the list of jobs has the keys."""
+        table = self.query_one("#jobs", ListTable)
+        if not table.has_focus:
+            return None
+        ids = {batch.id: batch for batch in self.known.batches_of(self.known.chosen)}
+        batch = ids.get(str(table.chosen))
+        is_alive = batch is not None and batch.state in LIVE
+        return (batch.sweep, batch.job_id) if batch is not None and batch.job_id and is_alive else None
+
+    def action_other(self) -> None:
+        """From the sweeps to the jobs, and back."""
+        jobs = self.query_one("#jobs", ListTable)
+        (self.query_one("#sweeps", ListTable) if jobs.has_focus else jobs).focus()
+
+    def went_back(self) -> bool:
+        """Esc goes from the jobs to the sweeps."""
+        if self.query_one("#jobs", ListTable).has_focus:
+            self.query_one("#sweeps", ListTable).focus()
+            return True
+        return False
 
     @on(WindowedTable.Entered, "#sweeps")
     def _enter(self, event: WindowedTable.Entered) -> None:

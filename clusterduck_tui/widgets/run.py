@@ -203,6 +203,10 @@ class RunView(View):
             _attempt(text, attempt, is_shown=attempt is shown and len(self._attempts) > 1)
         return text
 
+    def runs_meant(self) -> list[int]:
+        """This run."""
+        return [] if self.run is None else [self.run.number]
+
     # --- panes
 
     def _arrange(self) -> None:

@@ -387,6 +387,10 @@ class Runs(View):
         name = self.table.chosen
         return [name] if isinstance(name, int) else []
 
+    def runs_meant(self) -> list[int]:
+        """The marked ones, else the one under the cursor."""
+        return self.marked_or_here()
+
     def action_mark(self) -> None:
         """Mark the run, or take its mark off, and go on to the next."""
         name: Hashable | None = self.table.chosen

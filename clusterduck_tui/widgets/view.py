@@ -62,6 +62,14 @@ class View(Vertical):
     def receive(self, message: Message) -> None:
         """Show what was read for it."""
 
+    def runs_meant(self) -> list[int]:
+        """The runs of the chosen sweep that an action applies to."""
+        return []
+
+    def job_meant(self) -> tuple[str, str] | None:
+        """The job that an action applies to: its sweep, and its id."""
+        return None
+
     def show_known(self) -> None:
         """Show what all views share (sweeps, jobs), which has just changed, or the time, which has gone on."""
 
