@@ -19,6 +19,7 @@ from clusterduck.errors import ClusterduckError, NotFoundError
 from clusterduck.ledger import queries
 from clusterduck.ledger.queries import Sweep
 from clusterduck.paths import find_ledger
+from clusterduck_tui import options as options_of
 from clusterduck_tui.acting import Deed, Drain, Requeue, Worker
 from clusterduck_tui.commands import ActionCommands
 from clusterduck_tui.feed import Feed, JobsWatch
@@ -217,30 +218,6 @@ _SUBJECTS: dict[type[Message], str] = {
 }
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The dashboard's options; ``clusterduck tui`` has the same."""
-    parser.add_argument("sweep", nargs="?", metavar="SWEEP", help="the sweep to begin with (default: the newest)")
-    parser.add_argument(
-        "--ledger",
-        metavar="FILE",
-        help="the ledger (default: CLUSTERDUCK_LEDGER, else .clusterduck/ledger.db here or in a folder above)",
-    )
-    parser.add_argument("--read-only", action="store_true", help="look only: no action changes anything")
-    parser.add_argument(
-        "--refresh", type=_seconds, default=1.0, metavar="S", help="seconds between two looks (default: 1)"
-    )
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0.1 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0.1 to 3600")
-    return seconds
-
-
 def run(options: argparse.Namespace) -> int:
     """Run the dashboard with these options until it is quit."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -257,7 +234,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="clusterduck-tui",
         description="The sweeps, nodes and runs of a ledger, live, in a terminal. Keys: press ? inside.",
     )
-    add_options(parser)
+    options_of.add_to(parser)
+    parser.add_argument(
+        "--ledger",
+        metavar="FILE",
+        help="the ledger (default: CLUSTERDUCK_LEDGER, else .clusterduck/ledger.db here or in a folder above)",
+    )
     options = parser.parse_args(arguments)
     try:
         return run(options)

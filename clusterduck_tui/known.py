@@ -6,11 +6,11 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clusterduck.cli.wording import seconds_of
 from clusterduck.ledger.history import Pace
 from clusterduck.ledger.queries import Batch, Sweep
 from clusterduck.model import FAILED_STATES, State
 from clusterduck.slurm.jobs import ABSENT, UNKNOWN, JobStatus
+from clusterduck.wording import seconds_of
 
 #: An agent that was not heard of for so many seconds may be dead.
 SILENT_S = 90.0

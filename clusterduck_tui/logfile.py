@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from clusterduck.cli.wording import visible
+from clusterduck.wording import visible
 
 #: A longer line is shown in pieces, in bytes.
 LONGEST = 4096

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from rich.style import Style
 from rich.text import Text
 
-from clusterduck.cli.wording import visible
 from clusterduck.model import State
+from clusterduck.wording import visible
 
 #: One letter for each state: what bars are made of.
 LETTERS: dict[str, str] = {

@@ -130,7 +130,7 @@ def confirmed(what: str, count: int, yes: bool) -> bool:
         return True
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise ConfigError(f"{what}. That is more than {HANDFUL} runs: say --yes if it is meant. Nothing was done.")
-    from clusterduck.cli.wording import visible
+    from clusterduck.wording import visible
 
     sys.stderr.write(f"{visible(what)}. Go on? [y/N] ")
     sys.stderr.flush()

@@ -14,10 +14,10 @@ from clusterduck.cli.exit_codes import ExitCode
 from clusterduck.cli.looking import View, opened
 from clusterduck.cli.output import Output, narrate
 from clusterduck.cli.tail import LogTail
-from clusterduck.cli.wording import visible_lines
 from clusterduck.errors import ConfigError, NotFoundError
 from clusterduck.ledger import queries
 from clusterduck.model import State
+from clusterduck.wording import visible_lines
 
 #: Seconds between two looks at the log, and between two looks at how the attempt stands.
 LOG_INTERVAL_S = 0.5

@@ -16,7 +16,7 @@ from clusterduck.ledger import queries
 from clusterduck.ledger.publish import publish
 from clusterduck.ledger.replica import Replica
 from clusterduck.paths import LedgerPaths, require_ledger
-from clusterduck.reconcile import close_dead_batches, live_batches, look_at_jobs
+from clusterduck.reconcile import close_dead_batches, is_anything_open, look_at_jobs
 from clusterduck.slurm.jobs import JobStatus
 
 #: Seconds to wait for somebody else who is publishing the ledger right now: what they publish is as good as ours.
@@ -55,7 +55,7 @@ class View:
 
     def look_at_jobs(self) -> None:
         """Ask about the jobs of live batches, if there are any, and close those that are over; trouble is only said."""
-        if not live_batches(self.connection):
+        if not is_anything_open(self.connection):
             self.jobs = {}
             return
         outlook = look_at_jobs(self.ledger, self.replica)

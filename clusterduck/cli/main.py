@@ -16,6 +16,7 @@ import clusterduck
 from clusterduck.cli.acting import add_acts
 from clusterduck.cli.exit_codes import ExitCode, epilog
 from clusterduck.errors import ClusterduckError, ConfigError, NotFoundError
+from clusterduck_tui import options as dashboard_options
 
 _SWEEP = "a sweep's id, any unique beginning of it or of its last five characters, or @last for the newest"
 _RUN = "a run: <sweep>/<number>, e.g. @last/7, where <sweep> may be shortened as everywhere"
@@ -25,7 +26,7 @@ class _Parser(argparse.ArgumentParser):
     """Errors as one sentence; a long usage text helps nobody."""
 
     def error(self, message: str) -> NoReturn:
-        from clusterduck.cli.wording import visible
+        from clusterduck.wording import visible
 
         sys.stderr.write(f"{self.prog}: {visible(message)} (see {self.prog} --help)\n")
         raise SystemExit(ExitCode.USAGE)
@@ -102,12 +103,42 @@ def parser() -> argparse.ArgumentParser:
     logs.add_argument("-f", "--follow", action="store_true", help="go on printing until the attempt has ended")
     logs.add_argument("--attempt", type=_count, metavar="N", help="which attempt, from 1 (default: the latest)")
     logs.add_argument("--lines", type=_count, metavar="N", help="begin with the last N lines (default: all)")
+
+    timeline = _command(
+        commands,
+        "timeline",
+        "a sweep's slots over time as a picture in a file",
+        ["clusterduck timeline @last -o sweep.html", "clusterduck timeline @last -o sweep.svg"],
+        verb="Draw",
+        has_json=False,
+    )
+    timeline.add_argument("sweep", metavar="SWEEP", help=_SWEEP)
+    timeline.add_argument(
+        "-o", "--output", required=True, metavar="FILE", help="where to: a name that ends in .svg or .html"
+    )
+
+    tui = _command(
+        commands,
+        "tui",
+        "the dashboard: sweeps, nodes and runs, live, in this terminal",
+        ["clusterduck tui", "clusterduck tui @last --read-only"],
+        verb="Open",
+        has_json=False,
+    )
+    dashboard_options.add_to(tui)
+
     add_acts(lambda name, what, examples, verb: _command(commands, name, what, examples, verb), _SWEEP)
     return top
 
 
 def _command(
-    commands: argparse._SubParsersAction[_Parser], name: str, what: str, examples: list[str], verb: str = "Show"
+    commands: argparse._SubParsersAction[_Parser],
+    name: str,
+    what: str,
+    examples: list[str],
+    verb: str = "Show",
+    *,
+    has_json: bool = True,
 ) -> argparse.ArgumentParser:
     title = "example" if len(examples) == 1 else "examples"
     command = commands.add_parser(
@@ -123,7 +154,8 @@ def _command(
         metavar="FILE",
         help="the ledger (default: CLUSTERDUCK_LEDGER, else .clusterduck/ledger.db here or in a folder above)",
     )
-    command.add_argument("--json", action="store_true", help="print one JSON array for programs to read")
+    if has_json:
+        command.add_argument("--json", action="store_true", help="print one JSON array for programs to read")
     return command
 
 

@@ -10,12 +10,11 @@ from typing import Any
 from clusterduck.cli.exit_codes import ExitCode
 from clusterduck.cli.looking import SILENT_S, View, opened
 from clusterduck.cli.output import Output, narrate
-from clusterduck.cli.runs import elapsed
 from clusterduck.cli.table import Column
-from clusterduck.cli.wording import duration, ids, percent, seconds_of, size
 from clusterduck.ledger import queries
 from clusterduck.ledger.overrides import as_dict
 from clusterduck.ledger.queries import Agent, SlotNow
+from clusterduck.wording import duration, elapsed, ids, percent, seconds_of, size
 
 _COLUMNS = (
     Column("slot", right=True),

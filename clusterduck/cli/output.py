@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from clusterduck.cli.table import Column, draw, paint
-from clusterduck.cli.wording import finite, visible
+from clusterduck.wording import finite, visible
 
 
 class Output:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,11 +10,11 @@ from clusterduck.cli.exit_codes import ExitCode
 from clusterduck.cli.looking import View, opened
 from clusterduck.cli.output import Output, narrate
 from clusterduck.cli.table import Column
-from clusterduck.cli.wording import duration, json_value, local_time, seconds_of, short
 from clusterduck.errors import ConfigError
 from clusterduck.ledger import queries
 from clusterduck.ledger.queries import SORTS, Filter, Run
 from clusterduck.model import FAILED_STATES, State
+from clusterduck.wording import elapsed, json_value, local_time, short
 
 #: What ``--sort`` calls the columns that the ledger sorts by; their own names do too.
 _SHORT = {"run": "number", "started": "started_at", "ended": "ended_at", "duration": "duration_s"}
@@ -63,14 +62,6 @@ def row(run: Run) -> dict[str, Any]:
         "folder": run.folder,
         "log": run.log,
     }
-
-
-def elapsed(started_at: str | None, duration_s: float | None) -> str:
-    """How long something took, or has been going on."""
-    started = seconds_of(started_at)
-    if duration_s is None and started is not None:
-        duration_s = time.time() - started
-    return duration(duration_s)
 
 
 def states_of(options: argparse.Namespace) -> list[str]:

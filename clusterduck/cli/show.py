@@ -10,10 +10,10 @@ from clusterduck.cli import runs
 from clusterduck.cli.exit_codes import ExitCode
 from clusterduck.cli.looking import opened
 from clusterduck.cli.output import Output
-from clusterduck.cli.wording import duration, ids, json_value, local_time, short, size, visible_lines
 from clusterduck.ledger import queries
 from clusterduck.ledger.queries import AttemptInfo, Run
 from clusterduck.model import State
+from clusterduck.wording import duration, elapsed, ids, json_value, local_time, short, size, visible_lines
 
 
 def execute(options: argparse.Namespace) -> ExitCode:
@@ -80,7 +80,7 @@ def _print_attempt(output: Output, attempt: AttemptInfo) -> None:
     output.line()
     output.lines([f"attempt {attempt.number}  {output.state(attempt.state)}"])
     started = local_time(attempt.started_at)
-    took = runs.elapsed(attempt.started_at, attempt.duration_s)
+    took = elapsed(attempt.started_at, attempt.duration_s)
     _field(output, "reason", attempt.reason)
     _field(output, "started", f"{started}, {'took' if attempt.ended_at else 'so far'} {took}" if started else None)
     _field(output, "ended", local_time(attempt.ended_at))

@@ -11,11 +11,11 @@ from clusterduck.cli.exit_codes import ExitCode
 from clusterduck.cli.looking import SILENT_S, View, opened
 from clusterduck.cli.output import Output, narrate
 from clusterduck.cli.table import Column
-from clusterduck.cli.wording import duration, iso, local_time, seconds_of
 from clusterduck.ledger import queries
 from clusterduck.ledger.queries import Batch, Sweep
 from clusterduck.model import State
 from clusterduck.slurm.jobs import ABSENT, UNKNOWN, JobStatus
+from clusterduck.wording import duration, iso, local_time, seconds_of
 
 _LIVE = (State.PENDING.value, State.RUNNING.value)
 

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clusterduck.cli.wording import visible
+from clusterduck.wording import visible
 
 _ELLIPSIS = "…"
 _GAP = "  "

@@ -11,9 +11,9 @@ from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import Static
 
-from clusterduck.cli.wording import local_time
 from clusterduck.ledger.history import Happening
 from clusterduck.ledger.queries import Act
+from clusterduck.wording import local_time
 from clusterduck_tui.known import Known
 from clusterduck_tui.messages import ActDone, ActivityRead
 from clusterduck_tui.theme import ALERT, BOLD, DIM, shortened, state_text

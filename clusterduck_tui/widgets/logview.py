@@ -18,7 +18,7 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
-from clusterduck.cli.wording import size as size_text
+from clusterduck.wording import size as size_text
 from clusterduck_tui import logfile
 from clusterduck_tui.logfile import Block, Row
 from clusterduck_tui.theme import shortened

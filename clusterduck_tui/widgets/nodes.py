@@ -19,8 +19,8 @@ from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Static
 
-from clusterduck.cli.wording import duration, ids, seconds_of, size
 from clusterduck.ledger.queries import SlotNow
+from clusterduck.wording import duration, ids, seconds_of, size
 from clusterduck_tui.known import SILENT_S, Known, silence
 from clusterduck_tui.messages import Interest, Node, NodesRead
 from clusterduck_tui.theme import ALERT, BOLD, DIM, load_bar, shortened, sparkline

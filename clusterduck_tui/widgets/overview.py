@@ -12,8 +12,8 @@ from textual.binding import Binding, BindingType
 from textual.widget import Widget
 from textual.widgets import Static
 
-from clusterduck.cli.wording import duration, iso, local_time
 from clusterduck.ledger.queries import Batch, Sweep
+from clusterduck.wording import duration, iso, local_time
 from clusterduck_tui.known import LIVE, Known, failures
 from clusterduck_tui.theme import ALERT, DIM, shortened, state_text, states_bar
 from clusterduck_tui.widgets.table import Column, ListTable, WindowedTable

@@ -16,10 +16,9 @@ from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import Input, Static
 
-from clusterduck.cli.runs import elapsed
-from clusterduck.cli.wording import duration, ids, json_value, local_time, short, size, visible, visible_lines
 from clusterduck.ledger.queries import AttemptInfo, Run
 from clusterduck.model import State
+from clusterduck.wording import duration, elapsed, ids, json_value, local_time, short, size, visible, visible_lines
 from clusterduck_tui.known import Known
 from clusterduck_tui.messages import Interest, RunRead
 from clusterduck_tui.theme import BOLD, DIM, shortened, state_style, state_text

@@ -13,11 +13,10 @@ from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import Input, Static
 
-from clusterduck.cli.runs import elapsed
-from clusterduck.cli.wording import json_value, local_time, short
 from clusterduck.errors import ConfigError
 from clusterduck.ledger.listing import Listing, parse_filter
 from clusterduck.ledger.queries import Run
+from clusterduck.wording import elapsed, json_value, local_time, short
 from clusterduck_tui.known import Known
 from clusterduck_tui.messages import Interest, RunsRead
 from clusterduck_tui.theme import DIM, LETTERS, shortened, state_style, state_text

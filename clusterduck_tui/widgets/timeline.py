@@ -21,8 +21,8 @@ from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Static
 
-from clusterduck.cli.wording import duration
 from clusterduck.ledger.history import Bar, Lane
+from clusterduck.wording import duration
 from clusterduck_tui.known import Known
 from clusterduck_tui.messages import LanesRead
 from clusterduck_tui.theme import BOLD, COLOURS, DIM, LETTERS, shortened, state_style

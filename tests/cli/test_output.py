@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clusterduck.cli import wording
+from clusterduck import wording
 from clusterduck.cli.output import Output
 from clusterduck.cli.progress import LINE_INTERVAL_S, Progress
 from clusterduck.cli.table import Column, draw, width

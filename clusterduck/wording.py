@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from typing import Any
@@ -69,6 +70,14 @@ def seconds_of(text: str | None) -> float | None:
     except ValueError:
         return None
     return moment.replace(tzinfo=timezone.utc).timestamp()
+
+
+def elapsed(started_at: str | None, duration_s: float | None) -> str:
+    """How long something took, or has been going on."""
+    started = seconds_of(started_at)
+    if duration_s is None and started is not None:
+        duration_s = time.time() - started
+    return duration(duration_s)
 
 
 def iso(seconds: float | None) -> str | None:

@@ -1,0 +1,43 @@
+"""``clusterduck timeline``: a sweep's slots over time as a picture that any browser opens."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from clusterduck import timeline
+from clusterduck.cli.exit_codes import ExitCode
+from clusterduck.cli.looking import opened
+from clusterduck.cli.output import narrate
+from clusterduck.errors import ConfigError
+from clusterduck.ledger import history
+
+
+def execute(options: argparse.Namespace) -> ExitCode:
+    """Write the picture of the sweep that ``options`` name."""
+    path = Path(options.output)
+    if path.suffix.lower() not in (".svg", ".html", ".htm"):
+        raise ConfigError(f"{options.output!r} says not what is wanted: name a file that ends in .svg or .html.")
+    with opened(options) as view:
+        sweep = view.sweep(options.sweep)
+        lanes = history.lanes(view.connection, sweep)
+        draw = timeline.svg if path.suffix.lower() == ".svg" else timeline.html
+        write(path, draw(sweep, lanes))
+        narrate(f"{len(lanes)} slots of {sweep} are in {path}")
+    return ExitCode.OK
+
+
+def write(path: Path, text: str) -> None:
+    """Write beside and rename, so that a browser that looks meanwhile never finds half a picture.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,155 @@
+"""A sweep's slots over time as a picture in a file of its own: SVG, or HTML around it. Pure: lanes in, text out.
+
+The picture needs nothing from elsewhere: no script, no font, no style sheet. Colours follow the viewer's light or dark
+scheme; each bar carries its state's letter and, as a tooltip, what it was.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from html import escape
+
+from clusterduck.ledger.history import Bar, Lane
+
+#: Height of a slot's row and of the axis, width of the names, of the whole picture at least, in pixels.
+ROW = 18
+AXIS = 34
+NAMES = 150
+WIDTH = 1200
+
+#: A bar is at least so wide, in pixels, so that no run is invisible.
+LEAST = 0.6
+
+LETTERS = {
+    "RUNNING": "R",
+    "COMPLETED": "C",
+    "FAILED": "F",
+    "CANCELLED": "X",
+    "TIMEOUT": "T",
+    "OUT_OF_MEMORY": "M",
+    "NODE_FAIL": "N",
+    "PREEMPTED": "P",
+}
+
+_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800)
+
+_STYLE = """
+.clusterduck text{font:11px ui-monospace,Menlo,Consolas,monospace;fill:#1f2328}
+.clusterduck .back{fill:#fff}.clusterduck .there{fill:#f3e2b3}.clusterduck .line{stroke:#d0d7de}
+.clusterduck .COMPLETED{fill:#4c9a5c}.clusterduck .RUNNING{fill:#3f7fd0}.clusterduck .FAILED{fill:#cf4a44}
+.clusterduck .TIMEOUT{fill:#d28a1f}.clusterduck .OUT_OF_MEMORY{fill:#b5651d}.clusterduck .NODE_FAIL{fill:#8b1e3f}
+.clusterduck .CANCELLED{fill:#8d6bb0}.clusterduck .PREEMPTED{fill:#3b9a9c}.clusterduck .OTHER{fill:#8b949e}
+.clusterduck text.in{fill:#fff;font-size:10px;pointer-events:none}
+@media (prefers-color-scheme:dark){.clusterduck text{fill:#e6edf3}.clusterduck .back{fill:#0d1117}
+.clusterduck .there{fill:#4d4020}.clusterduck .line{stroke:#30363d}}
+"""
+
+
+def svg(sweep: str, lanes: Sequence[Lane], now: float | None = None, width: int = WIDTH) -> str:
+    """The picture as SVG.
+
+    Args:
+        sweep: the sweep's id, for the title.
+        lanes: its slots.
+        now: until when slots and runs that have not ended are drawn, in seconds since the epoch.
+        width: in pixels.
+    """
+    now = time.time() if now is None else now
+    start = min((lane.start for lane in lanes), default=now - 1.0)
+    end = max((now if lane.end is None else lane.end for lane in lanes), default=now)
+    end = max(end, start + 1.0)
+    scale = (width - NAMES - 10) / (end - start)
+    ordered = sorted(lanes, key=lambda lane: (lane.start, lane.batch, lane.restart, lane.node, lane.slot))
+    height = AXIS + ROW * max(1, len(ordered)) + 30
+
+    def x(at: float) -> float:
+        return NAMES + (min(max(at, start), end) - start) * scale
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="clusterduck" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" role="img"><title>{_text(sweep)}: slots over time</title>',
+        f"<style>{_STYLE}</style>",
+        f'<rect class="back" width="{width}" height="{height}"/>',
+        f'<text x="6" y="13">{_text(sweep)}, {len(ordered)} slots, {_text(_when(start))} to {_text(_when(end))}</text>',
+    ]
+    parts += _axis(start, end, scale, height)
+    for row, lane in enumerate(ordered):
+        y = AXIS + row * ROW
+        parts.append(f'<text x="6" y="{y + 13}">{_text(lane.host[:16])}/{lane.slot}</text>')
+        lane_end = now if lane.end is None else lane.end
+        there = max(LEAST, x(lane_end) - x(lane.start))
+        parts.append(
+            f'<rect class="there" x="{x(lane.start):.1f}" y="{y + 2}" width="{there:.1f}" height="{ROW - 4}"/>'
+        )
+        parts += [_bar(bar, x(bar.start), x(lane_end if bar.end is None else bar.end), y, now) for bar in lane.bars]
+    parts.append(_legend(height - 10))
+    parts.append("</svg>\n")
+    return "\n".join(parts)
+
+
+def html(sweep: str, lanes: Sequence[Lane], now: float | None = None) -> str:
+    """The picture as a page that scrolls sideways where the sweep was long: two pixels per minute at least."""
+    now = time.time() if now is None else now
+    start = min((lane.start for lane in lanes), default=now)
+    minutes = (max((now if lane.end is None else lane.end for lane in lanes), default=now) - start) / 60
+    width = int(min(20_000, max(WIDTH, NAMES + 2 * minutes)))
+    return (
+        '<!doctype html>\n<html><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
+        f'<title>{_text(sweep)}</title></head>\n<body style="margin:0;overflow:auto">\n{svg(sweep, lanes, now, width)}'
+        "</body></html>\n"
+    )
+
+
+def _axis(start: float, end: float, scale: float, height: int) -> list[str]:
+    step = next((step for step in _STEPS if step * scale >= 90), _STEPS[-1])
+    offset = datetime.fromtimestamp(start).astimezone().utcoffset()
+    shift = offset.total_seconds() if offset is not None else 0.0
+    pattern = "%d %b %H:%M" if end - start > 86400 else "%H:%M:%S" if step < 60 else "%H:%M"
+    parts = []
+    tick = math.ceil((start + shift) / step) * step - shift
+    while tick < end:
+        at = NAMES + (tick - start) * scale
+        parts.append(f'<line class="line" x1="{at:.1f}" x2="{at:.1f}" y1="{AXIS - 4}" y2="{height - 26}"/>')
+        parts.append(f'<text x="{at + 2:.1f}" y="{AXIS - 7}">{datetime.fromtimestamp(tick).strftime(pattern)}</text>')
+        tick += step
+    return parts
+
+
+def _bar(bar: Bar, left: float, right: float, y: int, now: float) -> str:
+    name = bar.state if bar.state in LETTERS else "OTHER"
+    width = max(LEAST, right - left)
+    seconds = (now if bar.end is None else bar.end) - bar.start
+    tip = f"run {bar.run}, attempt {bar.attempt}: {bar.state}, {seconds:.0f} s from {_when(bar.start)}"
+    label = f"{LETTERS.get(bar.state, '?')}{bar.run}"
+    label = label if width > 7 * len(label) + 4 else label[0] if width > 9 else ""
+    text = f'<text class="in" x="{left + 2:.1f}" y="{y + 13}">{_text(label)}</text>' if label else ""
+    gap = 0.5 if width > 3 else 0.0
+    return (
+        f'<g><rect class="{name}" x="{left:.1f}" y="{y + 2}" width="{width - gap:.1f}" height="{ROW - 4}">'
+        f"<title>{_text(tip)}</title></rect>{text}</g>"
+    )
+
+
+def _legend(y: int) -> str:
+    parts = []
+    x = 6
+    for state, letter in LETTERS.items():
+        parts.append(f'<rect class="{state}" x="{x}" y="{y - 9}" width="10" height="10"/>')
+        parts.append(f'<text x="{x + 13}" y="{y}">{letter} {state}</text>')
+        x += 30 + 7 * (len(state) + 2)
+    parts.append(
+        f'<rect class="there" x="{x}" y="{y - 9}" width="10" height="10"/><text x="{x + 13}" y="{y}">idle</text>'
+    )
+    return "".join(parts)
+
+
+def _when(at: float) -> str:
+    return datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _text(text: str) -> str:
+    """Text for XML, which has no place for control characters and lone surrogates."""
+    return escape("".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text))
