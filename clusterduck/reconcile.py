@@ -19,6 +19,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clusterduck import adopt, lost
 from clusterduck.errors import ClusterduckError
 from clusterduck.events import AttemptEnded, BatchClosed, Event
 from clusterduck.journal import JournalWriter
@@ -115,9 +116,13 @@ def look_at_jobs(ledger: Path, replica: Replica) -> Outlook:
 def close_dead_batches(ledger: Path, replica: Replica, outlook: Outlook | None = None) -> list[str]:
     """Put on record which batches are over, and how their running attempts ended; returns them as ``<sweep> <batch>``.
 
+    Jobs that nobody has on record are adopted first, and what was lost is put back last, if its launch says so.
+
     Raises:
         OSError: if an act could not be written; what was not written will be found again by the next look.
+        ClusterduckError: if what was lost could not be sent again; it waits in the queue.
     """
+    adopt.adopt(replica)
     outlook = outlook or look_at_jobs(ledger, replica)
     if outlook.over:
         replica.catch_up()  # whatever the agents wrote before their jobs ended has priority
@@ -136,7 +141,14 @@ def close_dead_batches(ledger: Path, replica: Replica, outlook: Outlook | None =
         _write_act(SweepPaths(Path(roots[sweep])), sweep, events)
     if found:
         replica.catch_up()
+    lost.put_back(ledger, replica, outlook.jobs)
     return closed
+
+
+def is_anything_open(connection: sqlite3.Connection) -> bool:
+    """Whether any batch is not known to be over, so that looking at jobs may bring something."""
+    found = connection.execute("SELECT 1 FROM batch WHERE state IN ('PENDING', 'RUNNING') LIMIT 1").fetchone()
+    return found is not None
 
 
 def live_batches(connection: sqlite3.Connection) -> list[LiveBatch]:

@@ -8,13 +8,15 @@ closed terminal reaches the jobs, and a pipe behind the launching command ends w
 from __future__ import annotations
 
 import contextlib
+import glob
 import io
 import json
 import os
 import pickle
+import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from clusterduck.agent.main import AgentJob
 from clusterduck.agent.settings import AgentSettings
 from clusterduck.errors import SubmissionError
 from clusterduck.launch.options import SHARED, Options
+from clusterduck.paths import require_own
 
 #: Jobs to an array: with Slurm's default MaxArraySize of 1001, the highest index is 1000.
 MAX_ARRAY = 1000
@@ -100,6 +103,72 @@ def _slurm_executor(options: Options) -> submitit.AutoExecutor:
 def _submit(executor: submitit.AutoExecutor, agents: Sequence[AgentSettings]) -> list[Any]:
     with executor.batch():
         return [executor.submit(AgentJob(agent)) for agent in agents]
+
+
+def find_submitted(submitit_folder: str, root: str) -> dict[str, tuple[float, Submitted]]:
+    """What submitit's folder tells of jobs that were submitted for a sweep: by batch, when, and the job.
+
+    Args:
+        submitit_folder: as the launcher's option has it, absolute.
+        root: the sweep's root folder.
+    """
+    pattern = re.sub("%[jAat]", "*", glob.escape(os.path.join(submitit_folder, "%j_submitted.pkl")))
+    found: dict[str, tuple[float, Submitted]] = {}
+    for name in glob.glob(pattern):
+        path = Path(name)
+        batch = _batch_in(path, root)
+        if batch is not None:
+            at = path.stat().st_mtime
+            found[batch] = max(
+                found.get(batch, (0.0, Submitted("", ""))),
+                (at, Submitted(path.name.removesuffix("_submitted.pkl"), str(path.parent))),
+                key=lambda one: one[0],
+            )
+    return found
+
+
+def finish_submission(
+    submitit_folder: str, root: str, batches: Sequence[str], jobs: Mapping[str, float | None]
+) -> dict[str, tuple[float, Submitted]]:
+    """Do what submitit does after sbatch has answered, for a launcher that was killed before: give each job its pickle.
+
+    A job waits for that for a minute before it fails.
+
+    Args:
+        submitit_folder: as the launcher's option has it, absolute.
+        root: the sweep's root folder.
+        batches: all batches of that launch in the order in which they were submitted.
+        jobs: those of Slurm's jobs that nobody has on record, with the times at which they were submitted.
+    """
+    if len({job.partition("_")[0] for job in jobs}) != 1:
+        return {}  # none, or nobody knows whose they are
+    base = next(iter(jobs)).partition("_")[0]
+    found = {}
+    for path in utils.JobPaths.get_first_id_independent_folder(submitit_folder).glob("*.pkl"):
+        batch = _batch_in(path, root) if re.fullmatch("[0-9a-f]{32}", path.stem) else None
+        if batch is None or batch not in batches:
+            continue
+        job = f"{base}_{batches.index(batch) % MAX_ARRAY}" if base not in jobs else base
+        if job in jobs:
+            paths = utils.JobPaths(submitit_folder, job)
+            paths.move_temporary_file(path, "submitted_pickle")
+            found[batch] = (jobs[job] or paths.submitted_pickle.stat().st_mtime, Submitted(job, str(paths.folder)))
+    return found
+
+
+def script_folder(submitit_folder: str) -> str:
+    """Where submitit puts the scripts that it hands to sbatch."""
+    return str(utils.JobPaths.get_first_id_independent_folder(submitit_folder))
+
+
+def _batch_in(path: Path, root: str) -> str | None:
+    """The batch that a pickle of submitit is about, if it is of this sweep and nobody else could have written it."""
+    try:
+        require_own(path)
+        job = utils.DelayedSubmission.load(path).function
+    except Exception:  # being written, of another program, or of another version: no news to us
+        return None
+    return job.settings.batch if isinstance(job, AgentJob) and job.settings.sweep_root == root else None
 
 
 def _plain(words: str) -> str:

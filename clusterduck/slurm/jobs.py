@@ -7,6 +7,7 @@ error; neither is turned into an end.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -143,6 +144,21 @@ def still_listed(jobs: Iterable[str]) -> set[str]:
     found: set[str] = set()
     for part in _parts([job for job in jobs if is_job_id(job)], _JOBS_PER_CALL):
         found |= {job for job, rows in _squeue(part).items() if rows and not rows[-1].is_over}
+    return found
+
+
+def jobs_of_script(folder: str) -> dict[str, float | None]:
+    """This user's jobs whose batch script lies directly in ``folder``, and when each was submitted, if that is known.
+
+    Raises:
+        SlurmError: if squeue did not answer.
+    """
+    options = ["--noheader", "--array", "--states=all", f"--user={os.getuid()}", "--format=%i|%V|%o"]
+    found = {}
+    for line in require(run("squeue", options), "squeue").lines:
+        job, submitted, script = (*line.split("|", 2), "", "")[:3]
+        if is_job_id(job) and os.path.dirname(script) == folder:
+            found[job] = _epoch(submitted)
     return found
 
 

@@ -1,0 +1,217 @@
+"""Put back what was lost with its node or agent, as often as ``max_retries`` says, and submit jobs for it.
+
+An agent does that itself for runs that end while it lives, and a job that Slurm starts again for what its earlier
+agents had. Here it is done for jobs that are over, by whoever looks. A run that was lost twice is left FAILED: it may
+be what takes its node down.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clusterduck import identity, standing
+from clusterduck.agent.recovery import MOST_LOSSES
+from clusterduck.errors import ClusterduckError
+from clusterduck.events import AttemptEnded, AttemptsRequeued
+from clusterduck.launch.again import Again, launched
+from clusterduck.ledger import queries, times
+from clusterduck.model import AgentId, Attempt, State
+from clusterduck.paths import SweepPaths
+from clusterduck.queue import Queue, Requeued, following
+from clusterduck.slurm.jobs import JobStatus
+
+if TYPE_CHECKING:
+    from clusterduck.ledger.replica import Replica
+
+#: What was lost longer ago is left to people, in seconds.
+RECENT_S = 3600.0
+
+#: Ends that nobody reported and that may have been the node's or the agent's fault.
+_LOST = (State.NODE_FAIL.value, State.FAILED.value)
+
+
+@dataclass(frozen=True)
+class _Lost:
+    """An attempt whose agent never said how it ended."""
+
+    attempt: Attempt
+    agent: AgentId
+    state: str
+    launch: int
+
+
+def put_back(ledger: Path, replica: Replica, jobs: Mapping[tuple[str, str], JobStatus]) -> None:
+    """Look for such attempts in all sweeps.
+
+    Args:
+        ledger: the ledger's path.
+        replica: its replica, caught up.
+        jobs: what is known of the jobs of live batches.
+
+    Raises:
+        ClusterduckError: if jobs could not be submitted. The attempts wait in the queue then.
+        OSError: if an act could not be written.
+    """
+    by_sweep = _recent(replica.connection)
+    for sweep, lost in by_sweep.items():
+        paths = standing.paths_of(replica.connection, sweep)
+        _Sweep(ledger, replica.connection, paths, jobs).put_back(lost)
+    if by_sweep:
+        replica.catch_up(look_at=by_sweep)
+
+
+def _recent(connection: sqlite3.Connection) -> dict[str, list[_Lost]]:
+    """The latest attempts of runs that ended in the last hour without anybody's report."""
+    found: dict[str, list[_Lost]] = {}
+    for sweep, run, number, batch, restart, node, state, launch in connection.execute(
+        "SELECT attempt.sweep, attempt.run, attempt.number, attempt.batch, attempt.restart, attempt.node, "
+        "attempt.state, run.launch FROM attempt JOIN run ON run.sweep = attempt.sweep AND run.number = attempt.run "
+        "AND run.attempt = attempt.number WHERE attempt.reported = 0 AND attempt.batch IS NOT NULL "
+        "AND attempt.ended_at > ? AND attempt.state IN ('NODE_FAIL', 'FAILED', 'PREEMPTED', 'TIMEOUT', "
+        "'OUT_OF_MEMORY') AND run.launch IS NOT NULL",
+        (times.to_text(time.time() - RECENT_S),),
+    ).fetchall():
+        agent = AgentId(str(batch), int(restart), int(node))
+        found.setdefault(str(sweep), []).append(_Lost(Attempt(run, number), agent, str(state), int(launch)))
+    return found
+
+
+class _Sweep:
+    """One sweep with lost attempts."""
+
+    def __init__(
+        self,
+        ledger: Path,
+        connection: sqlite3.Connection,
+        paths: SweepPaths,
+        jobs: Mapping[tuple[str, str], JobStatus],
+    ) -> None:
+        self._ledger = ledger
+        self._connection = connection
+        self._paths = paths
+        self._jobs = jobs
+        self._queue = Queue(paths.queue)
+        self._by = identity.user_at_host()
+
+    def put_back(self, lost: Sequence[_Lost]) -> None:
+        """Decide about each, and send what may be tried once more."""
+        queued = set(self._queue.listing())
+        doomed: list[AttemptEnded] = []
+        entries: list[Requeued] = []
+        for one in lost:
+            before = self._before(one.attempt, queued)
+            losses = (before.losses if before else 0) + (one.state in _LOST)
+            if losses >= MOST_LOSSES:
+                doomed.append(_doom(one, losses))
+                continue
+            settings = self._settings(one.launch)
+            retries, most = before.retries if before else 0, int(settings.get("max_retries") or 0)
+            if retries >= most or not (one.state in _wanted(settings) and self._can_submit(one.launch, settings)):
+                continue
+            reason = f"retry {retries + 1} of {most}: {one.state}"
+            entries.append(self._entry(one.attempt, before, one.launch, kind="retry", reason=reason, losses=losses))
+        dead = {one.agent.batch for one in lost if Attempt(one.attempt.run, one.attempt.number + 1) not in queued}
+        entries = [entry for entry in entries if entry.attempt not in queued]
+        if not (entries or doomed):
+            return
+        now = standing.of_sweep(self._connection, self._paths.sweep, self._jobs)
+        entries = [entry for entry in entries if self._batch_of(entry, lost) not in now.live]
+        if entries:
+            entries += self._never_started(now, dead, queued)
+        if entries or doomed:
+            self._send(entries, doomed)
+
+    def _send(self, entries: Sequence[Requeued], doomed: Sequence[AttemptEnded]) -> None:
+        act = Again(self._paths, self._ledger, f"retry by {self._by}")
+        try:
+            act.record(*doomed, *(self._event(entry) for entry in entries))
+            put = [entry for entry in entries if self._queue.put(entry)]
+            for number in sorted({entry.launch for entry in put}):
+                launch = launched(self._connection, self._paths, number)
+                attempts = [entry.attempt for entry in put if entry.launch == number]
+                for _ in act.submit(launch, attempts):
+                    pass  # each is on record by now
+        finally:
+            act.close()
+
+    def _never_started(self, now: standing.Standing, dead: Iterable[str], queued: set[Attempt]) -> list[Requeued]:
+        """What the dead jobs were to execute and did not begin, if nobody else will."""
+        batches = set(dead)
+        found = []
+        for waiting in now.unattended:
+            whose = waiting.holder.batch if waiting.holder is not None else waiting.run.batch
+            if whose not in batches or waiting.run.launch is None:
+                continue
+            attempt = waiting.attempt
+            if waiting.run.attempt == 0 and not waiting.is_claimed:
+                attempt = Attempt(attempt.run, 0)
+            elif not waiting.is_claimed:
+                continue  # it was put into the queue by somebody who has not sent it: that is theirs to do
+            if Attempt(attempt.run, attempt.number + 1) not in queued:
+                reason = f"batch {whose} ended before it was started"
+                before = self._before(attempt, queued)
+                found.append(self._entry(attempt, before, waiting.run.launch, kind="restart", reason=reason))
+        return found
+
+    def _entry(
+        self, attempt: Attempt, before: Requeued | None, launch: int, *, kind: str, reason: str, losses: int = 0
+    ) -> Requeued:
+        folders = [each.folder for each in queries.attempts(self._connection, self._paths.sweep, attempt.run)]
+        folder = next((folder for folder in folders if folder is not None), None)
+        return following(
+            attempt, before, launch=launch, kind=kind, reason=reason, by=self._by, folder=folder, losses=losses
+        )
+
+    def _before(self, attempt: Attempt, queued: set[Attempt]) -> Requeued | None:
+        if attempt in queued:
+            with suppress(ClusterduckError, FileNotFoundError):
+                return self._queue.read(attempt)
+        return None
+
+    def _settings(self, launch: int) -> dict[str, Any]:
+        row = self._connection.execute(
+            "SELECT settings, host FROM launch WHERE sweep = ? AND number = ?", (self._paths.sweep, launch)
+        ).fetchone()
+        return {**json.loads(row[0]), "host": row[1]} if row is not None and row[0] else {}
+
+    def _can_submit(self, launch: int, settings: Mapping[str, Any]) -> bool:
+        """Whether jobs like that launch's can be submitted from here; if not, somebody who looks elsewhere can."""
+        if settings.get("cluster") == "local":
+            return bool(settings["host"] == identity.host())
+        return shutil.which("sbatch") is not None and self._paths.payload(launch).exists()
+
+    @staticmethod
+    def _batch_of(entry: Requeued, lost: Sequence[_Lost]) -> str:
+        return next(one.agent.batch for one in lost if one.attempt.run == entry.attempt.run)
+
+    def _event(self, entry: Requeued) -> AttemptsRequeued:
+        return AttemptsRequeued(
+            attempts=[(entry.attempt.run, entry.attempt.number)],
+            kind=entry.kind,
+            reason=entry.reason,
+            user=identity.user(),
+            host=identity.host(),
+        )
+
+
+def _doom(one: _Lost, losses: int) -> AttemptEnded:
+    return AttemptEnded(
+        run=one.attempt.run,
+        attempt=one.attempt.number,
+        state=State.FAILED.value,
+        reason=f"its node or agent was lost {losses} times while it ran; it may be the cause",
+        agent=str(one.agent),
+    )
+
+
+def _wanted(settings: Mapping[str, Any]) -> set[str]:
+    """Ends after which a run is tried once more: those that are no fault of its own, and what the launch says."""
+    return {*_LOST, State.PREEMPTED.value, *settings.get("retry_on", ())}
