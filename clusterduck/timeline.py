@@ -1,4 +1,4 @@
-"""A sweep's slots over time as a picture in a file of its own: SVG, or HTML around it. Pure: lanes in, text out.
+"""A sweep's slots over time as a picture in a file of its own: SVG, or HTML around it.
 
 The picture needs nothing from elsewhere: no script, no font, no style sheet. Colours follow the viewer's light or dark
 scheme; each bar carries its state's letter and, as a tooltip, what it was.
@@ -7,10 +7,12 @@ scheme; each bar carries its state's letter and, as a tooltip, what it was.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Sequence
 from datetime import datetime
 from html import escape
+from pathlib import Path
 
 from clusterduck.ledger.history import Bar, Lane
 
@@ -101,6 +103,21 @@ def html(sweep: str, lanes: Sequence[Lane], now: float | None = None) -> str:
         f'<title>{_text(sweep)}</title></head>\n<body style="margin:0;overflow:auto">\n{svg(sweep, lanes, now, width)}'
         "</body></html>\n"
     )
+
+
+def write(path: Path, text: str) -> None:
+    """Write beside and rename, so that a browser that looks meanwhile never finds half a picture.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def _axis(start: float, end: float, scale: float, height: int) -> list[str]:

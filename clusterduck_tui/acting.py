@@ -15,8 +15,9 @@ from typing import Any, Protocol
 
 from textual.message import Message
 
-from clusterduck import cancel, drain, requeue
+from clusterduck import cancel, drain, requeue, timeline
 from clusterduck.errors import ClusterduckError
+from clusterduck.ledger import history
 from clusterduck.ledger.replica import Replica
 from clusterduck.model import FAILED_STATES, State
 from clusterduck.slurm.jobs import JobStatus
@@ -182,6 +183,38 @@ class Drain:
     def carry_out(self, replica: Replica, jobs: Jobs, tell: Tell) -> list[str]:
         """Do it."""
         return [sentence(drain.drain(replica.connection, self.job))]
+
+
+@dataclass
+class DrawTimeline:
+    """Write the picture of a sweep's slots over time into a file."""
+
+    sweep: str
+    path: Path
+
+    @property
+    def title(self) -> str:
+        """What is drawn."""
+        return f"Timeline of {self.sweep}"
+
+    def plan(self, replica: Replica, jobs: Jobs) -> None:
+        """There is nothing to think through."""
+
+    @property
+    def description(self) -> str:
+        """Where to."""
+        return f"Into {self.path}."
+
+    @property
+    def is_empty(self) -> bool:
+        """There is always something to draw."""
+        return False
+
+    def carry_out(self, replica: Replica, jobs: Jobs, tell: Tell) -> list[str]:
+        """Draw it."""
+        lanes = history.lanes(replica.connection, self.sweep)
+        timeline.write(self.path, timeline.html(self.sweep, lanes))
+        return [f"{len(lanes)} slots are in {self.path}."]
 
 
 class Worker:

@@ -20,7 +20,7 @@ from clusterduck.ledger import queries
 from clusterduck.ledger.queries import Sweep
 from clusterduck.paths import find_ledger
 from clusterduck_tui import options as options_of
-from clusterduck_tui.acting import Deed, Drain, Requeue, Worker
+from clusterduck_tui.acting import Deed, Drain, DrawTimeline, Requeue, Worker
 from clusterduck_tui.commands import ActionCommands
 from clusterduck_tui.feed import Feed, JobsWatch
 from clusterduck_tui.known import Known
@@ -42,6 +42,7 @@ from clusterduck_tui.screens.main import MainScreen
 from clusterduck_tui.theme import shortened
 from clusterduck_tui.widgets.activity import Activity
 from clusterduck_tui.widgets.run import RunView
+from clusterduck_tui.widgets.timeline import Timeline
 
 #: Seconds between two looks at the clock: elapsed times go on.
 CLOCK_S = 1.0
@@ -66,7 +67,7 @@ class Dashboard(App[None]):
         folder: Path | None = None,
     ) -> None:
         super().__init__()
-        start = folder or Path.cwd()
+        start = self._folder = folder or Path.cwd()
         self.known = Known(read_only=read_only)
         self._wanted = sweep
         self._is_leaving = False
@@ -150,6 +151,13 @@ class Dashboard(App[None]):
         if self.known.ledger is not None and not self.known.read_only:
             self.worker.plan(self.known.ledger, message.act, self.known.jobs)
 
+    @on(Timeline.Export)
+    def _export(self) -> None:
+        """Write the picture of the chosen sweep beside where the dashboard was started; it changes nothing else."""
+        if self.known.ledger is not None and self.known.chosen is not None:
+            name = f"{shortened(self.known.chosen, 60)}-timeline.html"
+            self.worker.carry_out(self.known.ledger, DrawTimeline(self.known.chosen, self._folder / name), {})
+
     @on(Planned)
     def _planned(self, message: Planned) -> None:
         """Ask once, or say that there is nothing to do."""
@@ -164,6 +172,7 @@ class Dashboard(App[None]):
 
     def _answered(self, act: Deed, answer: bool | None) -> None:
         if answer and self.known.ledger is not None:
+            self.known.marked.clear()
             self.worker.carry_out(self.known.ledger, act, self.known.jobs)
             self.notify("…", title=shortened(act.title, 100), markup=False, timeout=2)
 
@@ -177,8 +186,6 @@ class Dashboard(App[None]):
         activity = self.main.view("activity")
         assert isinstance(activity, Activity)
         activity.note_done(message)
-        if message.went_well:
-            self.known.marked.clear()
         severity: Literal["information", "error"] = "information" if message.went_well else "error"
         words = shortened(" ".join(message.sentences), 800)
         title = shortened(message.title, 100)

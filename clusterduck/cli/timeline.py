@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from clusterduck import timeline
@@ -23,21 +22,6 @@ def execute(options: argparse.Namespace) -> ExitCode:
         sweep = view.sweep(options.sweep)
         lanes = history.lanes(view.connection, sweep)
         draw = timeline.svg if path.suffix.lower() == ".svg" else timeline.html
-        write(path, draw(sweep, lanes))
+        timeline.write(path, draw(sweep, lanes))
         narrate(f"{len(lanes)} slots of {sweep} are in {path}")
     return ExitCode.OK
-
-
-def write(path: Path, text: str) -> None:
-    """Write beside and rename, so that a browser that looks meanwhile never finds half a picture.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
-    except OSError:
-        beside.unlink(missing_ok=True)
-        raise

@@ -15,6 +15,9 @@ from textual.widgets import Button, Checkbox, Input, Label, Static
 from clusterduck_tui.acting import Deed, Requeue
 from clusterduck_tui.theme import BOLD, DIM, shortened
 
+#: What the box says, ticked or not: not by its colour alone.
+_CODE = {False: "runs today's code", True: "runs the function as it was submitted"}
+
 
 class Confirm(ModalScreen[bool]):
     """Yes or no. ``y`` and Enter say yes, ``n`` and Esc no."""
@@ -87,7 +90,7 @@ class AskRequeue(ModalScreen[bool]):
             with Horizontal(classes="field"):
                 yield Label("overrides to add (key=value ...)", markup=False)
                 yield Input(id="overrides", placeholder="+lr=1e-4", compact=True)
-            yield Checkbox("the function as it was submitted, not today's code", id="as-submitted", compact=True)
+            yield Checkbox(_CODE[False], id="as-submitted", compact=True)
             with Horizontal(classes="buttons"):
                 yield Button("Requeue", id="yes", variant="warning", compact=True)
                 yield Button("No", id="no", compact=True)
@@ -105,6 +108,10 @@ class AskRequeue(ModalScreen[bool]):
             self.act.overrides = tuple(self.query_one("#overrides", Input).value.split())
             self.act.as_submitted = self.query_one("#as-submitted", Checkbox).value
         self.dismiss(answer)
+
+    @on(Checkbox.Changed)
+    def _code_changed(self, event: Checkbox.Changed) -> None:
+        event.checkbox.label = _CODE[event.value]
 
     @on(Input.Submitted)
     def _submitted(self) -> None:

@@ -35,13 +35,13 @@ class MainScreen(Screen[None]):
     """Shows what is known, and asks the feed for what the view in front wants."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
+        *(Binding(action.key, action.name, action.title, show=action.in_footer) for action in ACTIONS),
         *(Binding(str(number), f"show_number({number})", f"View {number}", show=False) for number in range(1, 7)),
         Binding("tab", "next_view(1)", "Next view", show=False),
         Binding("shift+tab", "next_view(-1)", "View before", show=False),
         Binding("escape", "back", "Back"),
         Binding("question_mark", "help", "Help"),
         Binding("q", "app.leave", "Quit"),
-        *(Binding(action.key, action.name, action.title, show=action.in_footer) for action in ACTIONS),
     ]
 
     class Do(Message):

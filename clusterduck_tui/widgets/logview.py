@@ -90,10 +90,10 @@ class LogView(Widget, can_focus=True):
         Binding("ctrl+d", "pages(0.5)", "Half a page down", show=False),
         Binding("home,g", "top", "Top", show=False),
         Binding("end,G,F", "follow", "Follow"),
-        Binding("w", "wrap", "Wrap"),
+        Binding("w", "wrap", "Wrap", show=False),
         Binding("n", "again(False)", "Next match", show=False),
         Binding("N", "again(True)", "Previous match", show=False),
-        Binding("e", "error", "First error"),
+        Binding("e", "error", "First error", show=False),
     ]
     DEFAULT_CSS = "LogView { height: 1fr; } LogView:focus { background-tint: $foreground 4%; }"
 

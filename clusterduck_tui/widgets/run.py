@@ -73,7 +73,7 @@ class RunView(View):
         Binding("right_square_bracket", "attempt(1)", "Next attempt", show=False),
         Binding("J", "neighbour(1)", "Next run"),
         Binding("K", "neighbour(-1)", "Run before", show=False),
-        Binding("p", "open('PAGER')", "Pager"),
+        Binding("p", "open('PAGER')", "Pager", show=False),
         Binding("E", "open('EDITOR')", "Editor", show=False),
     ]
 

@@ -206,9 +206,9 @@ class Runs(View):
         Binding("slash", "filter", "Filter"),
         Binding("f", "trouble", "Trouble"),
         Binding("space", "mark", "Mark"),
-        Binding("v", "range", "Range"),
+        Binding("v", "range", "Range", show=False),
         Binding("asterisk", "mark_all", "Mark all", show=False),
-        Binding("s", "sort(1)", "Sort"),
+        Binding("s", "sort(1)", "Sort", show=False),
         Binding("S", "sort(-1)", "Sort by previous", show=False),
         Binding("o", "reverse", "Reverse", show=False),
     ]
