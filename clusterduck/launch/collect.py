@@ -13,7 +13,7 @@ from hydra.core.utils import JobReturn
 from clusterduck.launch import answers
 from clusterduck.launch.plan import Batch
 from clusterduck.launch.processes import is_running
-from clusterduck.launch.watch import Watch
+from clusterduck.launch.watch import RunView, Watch
 from clusterduck.model import State
 
 log = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ class Collector:
     def _tell(self) -> None:
         views = [self._watch.runs.get(number) for number in self._numbers()]
         done = sum(view is not None and view.is_over for view in views)
-        started = sum(view is not None and view.attempt > 0 and not view.is_over for view in views)
+        started = sum(view is not None and view.agent is not None and not view.is_over for view in views)
         failed = sum(
             view is not None and view.is_over and (view.ended is None or view.ended.state != State.COMPLETED.value)
             for view in views
@@ -160,9 +160,7 @@ class Collector:
         return range(self._first, self._first + len(self._overrides))
 
     def _is_over(self) -> bool:
-        open_runs = [
-            number for number in self._numbers() if (view := self._watch.runs.get(number)) is None or not view.is_over
-        ]
+        open_runs = [number for number in self._numbers() if _may_change(self._watch.runs.get(number))]
         if not open_runs:
             return True
         known = self._watch.batches
@@ -188,6 +186,13 @@ class Collector:
             if view.submitted is not None and view.submitted.cluster == "slurm" and view.closed is None
         ]
         return bool(alive) and _any_alive(alive)
+
+
+def _may_change(view: RunView | None) -> bool:
+    """Whether a run may still come to an end, or to another end: its job ended it, and may be started again."""
+    if view is None or not view.is_over:
+        return True
+    return view.ended is not None and view.ended.by_job_end
 
 
 def _any_alive(jobs: list[str]) -> bool:

@@ -15,6 +15,8 @@ from clusterduck.events import (
     AgentEnded,
     AgentStarted,
     AttemptEnded,
+    AttemptsCancelled,
+    AttemptsRequeued,
     AttemptStarted,
     BatchClosed,
     BatchPlanned,
@@ -87,13 +89,17 @@ class BatchView:
 
 @dataclass
 class RunView:
-    """A run's latest attempt (0: none yet), the agent that executes it, and what was reported of it."""
+    """A run's latest attempt (0: none yet), the agent that executes it, and what was reported of it.
+
+    ``cancelled`` is who cancelled it before any agent began it.
+    """
 
     number: int
     attempt: int = 0
     agent: AgentView | None = None
     ended: AttemptEnded | None = None
     closed: RunsClosed | None = None
+    cancelled: AttemptsCancelled | None = None
 
     @property
     def end(self) -> AttemptEnded | None:
@@ -103,6 +109,9 @@ class RunView:
             if verdict is not None:
                 state, reason = verdict
                 return AttemptEnded(run=self.number, attempt=self.attempt, state=state.value, reason=reason)
+        if self.ended is None and self.agent is None and self.cancelled is not None:
+            reason = self.cancelled.reason
+            return AttemptEnded(run=self.number, attempt=self.attempt, state=State.CANCELLED.value, reason=reason)
         return self.ended
 
     @property
@@ -182,10 +191,8 @@ class Watch:
                 self._batch(event.batch).submitted = event
             case BatchClosed():
                 self._batch(event.batch).closed = event
-            case RunsClosed():
-                for first, stop in event.ranges:
-                    for run in range(first, stop):
-                        self._run(run).closed = event
+            case RunsClosed() | AttemptsRequeued() | AttemptsCancelled():
+                self._take_act(event)
             case AttemptStarted():
                 self._attempt(event.run, event.attempt, agent)
             case AttemptEnded():
@@ -194,6 +201,21 @@ class Watch:
                     view.ended = event  # an agent's own word outranks that of whoever closed the batch
             case JournalClosed():
                 self._closed.add(path)
+
+    def _take_act(self, event: RunsClosed | AttemptsRequeued | AttemptsCancelled) -> None:
+        match event:
+            case RunsClosed():
+                for first, stop in event.ranges:
+                    for run in range(first, stop):
+                        self._run(run).closed = event
+            case AttemptsRequeued():
+                for run, attempt in event.attempts:
+                    self._attempt(run, attempt, None)
+            case AttemptsCancelled():
+                for run, attempt in event.attempts:
+                    view = self._attempt(run, attempt, None)
+                    if attempt == view.attempt:
+                        view.cancelled = event
 
     @staticmethod
     def _take_of_agent(event: Event, agent: AgentView) -> None:
@@ -212,7 +234,7 @@ class Watch:
     def _attempt(self, number: int, attempt: int, agent: AgentView | None) -> RunView:
         view = self._run(number)
         if attempt > view.attempt:
-            view.attempt, view.agent, view.ended = attempt, agent, None
+            view.attempt, view.agent, view.ended, view.cancelled = attempt, agent, None, None
         elif attempt == view.attempt and agent is not None:
             view.agent = agent
         return view
