@@ -227,7 +227,7 @@ _SUBJECTS: dict[type[Message], str] = {
 
 def run(options: argparse.Namespace) -> int:
     """Run the dashboard with these options until it is quit."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):  # Textual draws on stderr
         sys.stderr.write("The dashboard needs a terminal; clusterduck status and its fellows print instead.\n")
         return 1
     app = Dashboard(options.sweep, ledger=options.ledger, read_only=options.read_only, refresh_s=options.refresh)

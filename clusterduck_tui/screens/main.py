@@ -161,7 +161,7 @@ class MainScreen(Screen[None]):
         right = Text(shortened(known.chosen or "", 40))
         pace = known.paces.get(known.chosen or "")
         if pace is not None and pace.slots:
-            right.append(f"  {pace.busy}/{pace.slots} slots busy")
+            right.append(f"  {pace.busy}/{pace.slots} slots")
         self.query_one("#tabs", ViewTabs).show(self._front.subject, right)
         words = [known.trouble, known.slurm_trouble]
         if known.is_reading:
