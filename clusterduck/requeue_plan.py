@@ -174,13 +174,13 @@ def check_overrides(overrides: Sequence[str]) -> None:
         ConfigError: naming the first that is not.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
+    from hydra.errors import HydraException
 
     parser = OverridesParser.create()
     for text in overrides:
         try:
             override = parser.parse_override(text)
-        except OverrideParseException as error:
+        except HydraException as error:
             raise ConfigError(f"{text!r} is no override: {str(error).splitlines()[0]}.") from None
         if override.is_sweep_override():
             raise ConfigError(f"{text!r} has several values; a run that is sent again gets one.")
