@@ -10,10 +10,12 @@ from typing import Any
 
 from clusterduck import standing
 from clusterduck.errors import ConfigError
+from clusterduck.launch import owner
 from clusterduck.launch.again import Launched, launched
 from clusterduck.ledger import queries
 from clusterduck.ledger.queries import Run
 from clusterduck.model import FAILED_STATES, AgentId, Attempt, State
+from clusterduck.paths import SweepPaths
 from clusterduck.slurm.jobs import JobStatus
 from clusterduck.standing import Standing, Waiting
 
@@ -147,7 +149,7 @@ def plan(
         jobs: what is known of the jobs of live batches.
 
     Raises:
-        ConfigError: if an override or a changed option cannot be carried out.
+        ConfigError: if an override or a changed option cannot be carried out, or another sweep uses the folder.
         NotFoundError: if a run does not exist, or a sweep's folder is gone.
     """
     check_overrides(wish.overrides)
@@ -158,6 +160,7 @@ def plan(
         skipped += left_out
         if not chosen:
             continue
+        _refuse_if_taken_over(now.paths)
         launches = {
             number: launched(connection, now.paths, number, wish.changes)
             for number in sorted({one.run.launch or 0 for one in chosen})
@@ -165,6 +168,20 @@ def plan(
         rooms = () if wish.changes else _rooms(connection, now)
         parts.append(SweepPlan(now, tuple(chosen), rooms, launches))
     return RequeuePlan(wish, tuple(parts), tuple(skipped))
+
+
+def _refuse_if_taken_over(paths: SweepPaths) -> None:
+    """A later sweep in the same folder writes where these runs would."""
+    current = owner.current(paths.sweep_dir)
+    if current is None or current.sweep in ("", paths.sweep):
+        return
+    try:
+        owner.refuse_if_live(paths.sweep_dir)
+    except ConfigError:
+        raise ConfigError(
+            f"The sweep {current.sweep} uses the folder {paths.sweep_dir} now: runs of {paths.sweep} can be sent again "
+            f"once it is over."
+        ) from None
 
 
 def check_overrides(overrides: Sequence[str]) -> None:

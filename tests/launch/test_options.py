@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,9 @@ import pytest
 from hydra.errors import CompactHydraException
 
 from clusterduck.errors import ConfigError
+from clusterduck.launch.agents import settings_for
 from clusterduck.launch.options import Options
+from clusterduck.model import Attempt
 
 
 @pytest.mark.parametrize(
@@ -97,3 +102,43 @@ def test_a_ledger_that_cannot_be_written(make_launcher: Any, project: Path) -> N
 def test_a_sweep_folder_that_cannot_be_written(make_launcher: Any, project: Path) -> None:
     with pytest.raises(ConfigError, match=r"sweep folder .* cannot be written .*set hydra.sweep.dir"):
         make_launcher("local", "hydra.sweep.dir=conf/config.yaml/x")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("max_retries=-1", "max_retries must be a whole number from 0 up"),
+        ("max_failures=0", "max_failures must be a whole number from 1 up"),
+        ("run_timeout_min=0", "run_timeout_min must be a number, more than 0"),
+        ("expected_run_min=-3", "expected_run_min must be a number, more than 0"),
+        ("grace_s=-1", "grace_s must be a number, 0 or more"),
+        ("retry_on=[BROKEN]", "retry_on cannot hold 'BROKEN'"),
+        ("retry_on=[COMPLETED]", "it may name FAILED, TIMEOUT"),
+    ],
+)
+def test_how_failures_are_dealt_with_is_checked(make_launcher: Any, override: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        make_launcher("local", f"hydra.launcher.{override}")
+
+
+def test_agents_are_told_how_failures_are_dealt_with(tmp_path: Path) -> None:
+    given = {"max_retries": 2, "retry_on": ["timeout"], "max_failures": 3, "run_timeout_min": 1.5, "grace_s": 0}
+    slurm = {"signal_delay_s": 30, "max_num_timeout": 4, "expected_run_min": 9}
+    options = Options.of("slurm", given | slurm)
+    told = settings_for(
+        options, root=tmp_path, batch="0-0", launch=0, ledger=tmp_path / "l", code="/code", attempts=[Attempt(3, 2)]
+    )
+    assert (told.max_retries, told.retry_on, told.max_failures) == (2, ("TIMEOUT",), 3)
+    assert (told.run_timeout_min, told.expected_run_min, told.grace_s) == (1.5, 9, 0)
+    assert (told.signal_delay_s, told.max_num_timeout, told.cwd, told.attempts) == (30, 4, "/code", ("3.2",))
+
+
+def test_options_of_an_earlier_launch_are_the_same_but_for_what_is_changed() -> None:
+    given = {"partition": "short", "timeout_min": 5, "nodes": 1, "gpus_per_node": None}
+    first = Options.of("slurm", {**given, "resources_config": {"cpu": None}})
+    recorded = json.loads(json.dumps(asdict(first)))
+    assert Options.again(recorded, {}) == first
+    changed = Options.again(recorded, {"timeout_min": 60, "partition": "long", "resources_config.stagger.delay": 2})
+    assert (changed.timeout_min, changed.submitit["partition"]) == (60, "long")
+    assert changed.resources_config == {"cpu": None, "stagger": {"delay": 2}}
+    assert Options.again({**recorded, "of_a_later_version": 1}, {}) == first

@@ -13,7 +13,7 @@ from acts_sweep import ActsSweep, Cluster
 from clusterduck import identity, requeue
 from clusterduck.errors import ConfigError, NotFoundError, SubmissionError
 from clusterduck.inbox import take
-from clusterduck.launch import again
+from clusterduck.launch import again, owner
 from clusterduck.ledger import queries
 from clusterduck.ledger.replica import Replica
 from clusterduck.model import AgentId, Attempt
@@ -263,7 +263,7 @@ def test_killed_at_any_step_nothing_is_lost_or_executed_twice(
 
 
 def test_what_cannot_be_carried_out_is_said_before_anything_is_done(
-    sweep: ActsSweep, replica: Replica, cluster: Cluster
+    sweep: ActsSweep, replica: Replica, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for wish, words in [
         ({"changes": {"nosuch": 1}}, "nosuch is no option"),
@@ -281,6 +281,13 @@ def test_what_cannot_be_carried_out_is_said_before_anything_is_done(
         "name": "x",
         "resources_config": {"cpu": None},
     }
+    other = owner.take(sweep.paths.sweep_dir, "other-abcde")
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, "_why_live", lambda *_: "it is running")
+        with pytest.raises(ConfigError, match="The sweep other-abcde uses the folder"):
+            plan(sweep, replica, states=FAILED)
+    assert plan(sweep, replica, states=FAILED).count == 2
+    other.give_back()
     sweep.paths.payload(0).unlink()
     with pytest.raises(NotFoundError, match="What launch 0 of sweep"):
         plan(sweep, replica, states=FAILED)
