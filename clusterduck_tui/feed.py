@@ -23,7 +23,7 @@ from clusterduck.ledger.publish import publish
 from clusterduck.ledger.queries import SlotNow
 from clusterduck.ledger.replica import Replica
 from clusterduck.paths import LedgerPaths
-from clusterduck.reconcile import close_dead_batches, live_batches, look_at_jobs
+from clusterduck.reconcile import close_dead_batches, is_anything_open, look_at_jobs
 from clusterduck_tui.messages import (
     ActivityRead,
     Interest,
@@ -294,7 +294,7 @@ class JobsWatch(threading.Thread):
             self._stop.wait(JOBS_INTERVAL_S)
 
     def _look(self, ledger: Path, replica: Replica) -> None:
-        if live_batches(replica.connection):
+        if is_anything_open(replica.connection):
             outlook = look_at_jobs(ledger, replica)
             if self._stop.is_set():
                 return
