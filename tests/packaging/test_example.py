@@ -69,7 +69,8 @@ def _extras() -> None:
     needs("sklearn")
 
 
-def test_hydras_own_launcher(tmp_path: Path) -> None:
+def test_hydras_own_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")  # on a busy machine, more threads only wait for each other
     said = train(tmp_path, *SWEEP)
     losses = [float(loss) for loss in re.findall(r"training loss ([\d.]+)", said)]
     assert len(losses) == 8
