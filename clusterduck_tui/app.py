@@ -113,9 +113,6 @@ class Dashboard(App[None]):
         elif known.chosen not in ids:
             self.main.choose(ids[0] if ids else None)
         self.main.show_known()
-        if not known.has_read:
-            known.has_read = True
-            self.main.refresh_bindings()
 
     def _choose_wanted(self, sweeps: Sequence[Sweep]) -> None:
         """The sweep that was named on the command line, as soon as there is one of that name."""

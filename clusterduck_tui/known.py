@@ -25,7 +25,6 @@ class Known:
     ledger: Path | None = None
     trouble: str | None = None
     is_reading: bool = False
-    has_read: bool = False
     slurm_trouble: str | None = None
     sweeps: tuple[Sweep, ...] = ()
     batches: tuple[Batch, ...] = ()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -65,15 +64,17 @@ class MainScreen(Screen[None]):
             Activity(known),
         )
         self._front: View = self.views[0]
+        self._tabs = ViewTabs([(view.subject, view.title) for view in self.views], id="tabs")
+        self._notice = Static(id="notice", markup=False)
 
     def compose(self) -> ComposeResult:
         """Tabs, views, a notice, the footer."""
-        yield ViewTabs([(view.subject, view.title) for view in self.views], id="tabs")
+        yield self._tabs
         with Vertical(id="views"):
             for view in self.views:
                 view.display = view is self._front
                 yield view
-        yield Static(id="notice", markup=False)
+        yield self._notice
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
@@ -150,6 +151,7 @@ class MainScreen(Screen[None]):
                 run.forget()
             self._watch()
             self.show_known()
+            self.refresh_bindings()
 
     def show_known(self) -> None:
         """What all views share has changed, or the time has gone on."""
@@ -158,16 +160,14 @@ class MainScreen(Screen[None]):
 
     def _show_line(self) -> None:
         known = self.known
-        right = Text(shortened(known.chosen or "", 40))
         pace = known.paces.get(known.chosen or "")
-        if pace is not None and pace.slots:
-            right.append(f"  {pace.busy}/{pace.slots} slots")
-        self.query_one("#tabs", ViewTabs).show(self._front.subject, right)
+        figure = f"{pace.busy}/{pace.slots} slots" if pace is not None and pace.slots else ""
+        self._tabs.show(self._front.subject, known.chosen or "", figure)
         words = [known.trouble, known.slurm_trouble]
         if known.is_reading:
             words.append("Reading what the runs have reported; this takes a moment once on each host.")
         text = "\n".join(shortened(word, 400) for word in words if word)
-        notice = self.query_one("#notice", Static)
+        notice = self._notice
         if bool(text) != notice.display:
             notice.display = bool(text)
         if text:

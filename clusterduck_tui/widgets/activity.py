@@ -53,7 +53,7 @@ class Activity(View):
 
     def inner(self) -> Widget:
         """The list."""
-        return self.query_one("#happenings", ListTable)
+        return self.part("happenings", ListTable)
 
     def note_done(self, message: ActDone) -> None:
         """Keep what this dashboard did."""
@@ -64,7 +64,7 @@ class Activity(View):
             text.append(f"{shortened(done.title, 80)}: ", BOLD if done.went_well else ALERT)
             text.append(f"{shortened(' '.join(done.sentences), 300)}\n")
         text.rstrip()
-        self.query_one("#done-here", Static).update(text)
+        self.part("done-here", Static).update(text)
 
     def receive(self, message: Message) -> None:
         """Show what happened."""
@@ -76,10 +76,10 @@ class Activity(View):
         for index, one in enumerate(message.happenings):
             rows.append((one.at, (one.what, one.subject, one.at, index), _row(one)))
         rows.sort(key=lambda row: row[0], reverse=True)
-        self.query_one("#happenings", ListTable).show(_COLUMNS, [(name, cells) for _, name, cells in rows])
+        self.part("happenings", ListTable).show(_COLUMNS, [(name, cells) for _, name, cells in rows])
         title = Text(f"{len(message.acts)} acts", BOLD)
         title.append(f"  and what happened to {shortened(self.known.chosen or '', 40)}", DIM)
-        self.query_one("#activity-title", Static).update(title)
+        self.part("activity-title", Static).update(title)
 
     @on(WindowedTable.Entered)
     def _enter(self, event: WindowedTable.Entered) -> None:

@@ -28,10 +28,10 @@ from clusterduck_tui.widgets.view import View
 
 #: A slot takes so many columns: about this, at most that.
 SLOT_WIDTH = 24
-SLOT_MOST = 36
+SLOT_MOST = 48
 
 #: Lines of a slot.
-SLOT_LINES = 6
+SLOT_LINES = 7
 
 #: Columns of load history.
 SPARK = 8
@@ -320,10 +320,11 @@ class NodesBoard(ScrollView, can_focus=True):
         where = f"cpu {ids(slot.cpus)}" if slot.cpus else "cpu any"
         if slot.gpus:
             where += f" gpu {ids(slot.gpus)}"
-        memory = size(slot.memory_bytes) if slot.memory_bytes is not None else ""
+        memory = f"mem {size(slot.memory_bytes)}" if slot.memory_bytes is not None else ""
         if slot.gpu_memory_bytes is not None:
-            memory += f"+{size(slot.gpu_memory_bytes)}"
-        lines.append(Text(f"{memory} {where}".strip(), DIM))
+            memory += f", {size(slot.gpu_memory_bytes)}"
+        lines.append(Text(memory, DIM))
+        lines.append(Text(where, DIM))
         for text in lines:
             text.truncate(width, overflow="ellipsis", pad=True)
         if is_here:
@@ -388,7 +389,7 @@ class Nodes(View):
 
     def inner(self) -> Widget:
         """The cards."""
-        return self.query_one(NodesBoard)
+        return self.part("board", NodesBoard)
 
     def interest(self) -> Interest:
         """All nodes at work."""
@@ -403,7 +404,7 @@ class Nodes(View):
     def show_known(self) -> None:
         """The time has gone on."""
         if self._message is not None:
-            self.query_one(NodesBoard).repaint()
+            self.part("board", NodesBoard).repaint()
 
     def action_all(self) -> None:
         """All sweeps, or only the chosen one."""
@@ -415,7 +416,7 @@ class Nodes(View):
         if message is None:
             return
         nodes = [node for node in message.nodes if self._all or node.agent.sweep == self.known.chosen]
-        self.query_one(NodesBoard).show(message, nodes)
+        self.part("board", NodesBoard).show(message, nodes)
         slots = [slot for node in nodes for slot in node.slots]
         busy = sum(slot.run is not None for slot in slots)
         text = Text()
@@ -432,16 +433,16 @@ class Nodes(View):
             if gpus:
                 text.append(f"  GPU {sum(gpus) / len(gpus):.0f} %")
             text.append("  all sweeps" if self._all else f"  {shortened(self.known.chosen or '', 40)}", DIM)
-        self.query_one("#nodes-title", Static).update(text)
+        self.part("nodes-title", Static).update(text)
 
     def runs_meant(self) -> list[int]:
         """The run in the slot under the cursor, if it is of the chosen sweep."""
-        slot = self.query_one(NodesBoard).slot_here
+        slot = self.part("board", NodesBoard).slot_here
         return [] if slot is None or slot.run is None or slot.sweep != self.known.chosen else [slot.run]
 
     def job_meant(self) -> tuple[str, str] | None:
         """The job of the slot under the cursor."""
-        board = self.query_one(NodesBoard)
+        board = self.part("board", NodesBoard)
         slot = board.slot_here
         agents = [node.agent for node in board.nodes if slot is not None and slot in node.slots]
         return (agents[0].sweep, agents[0].job_id) if agents and agents[0].job_id else None

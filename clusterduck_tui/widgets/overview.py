@@ -54,12 +54,12 @@ class Overview(View):
 
     def inner(self) -> Widget:
         """The list of sweeps."""
-        return self.query_one("#sweeps", ListTable)
+        return self.part("sweeps", ListTable)
 
     def show_known(self) -> None:
         """Show the sweeps and jobs as they are now."""
         width = max(60, self.size.width)
-        table = self.query_one("#sweeps", ListTable)
+        table = self.part("sweeps", ListTable)
         columns, rows = _sweep_rows(self.known, width)
         table.show(columns, rows)
         if self.known.chosen is not None and table.chosen != self.known.chosen:
@@ -72,8 +72,8 @@ class Overview(View):
             title.append(f"Jobs of {shortened(sweep.id, 40)}: ", "bold")
             title.append(f"{alive} of {len(batches)} alive  ")
             title.append(shortened(" ".join(sweep.command), width), DIM)
-        self.query_one("#jobs-title", Static).update(title)
-        self.query_one("#jobs", ListTable).show(_JOBS, [(batch.id, _job_row(self.known, batch)) for batch in batches])
+        self.part("jobs-title", Static).update(title)
+        self.part("jobs", ListTable).show(_JOBS, [(batch.id, _job_row(self.known, batch)) for batch in batches])
 
     @on(WindowedTable.Moved, "#sweeps")
     def _choose(self, event: WindowedTable.Moved) -> None:
@@ -83,7 +83,7 @@ class Overview(View):
 
     def job_meant(self) -> tuple[str, str] | None:
         """The job under the cursor, while the list of jobs has the keys."""
-        table = self.query_one("#jobs", ListTable)
+        table = self.part("jobs", ListTable)
         if not table.has_focus:
             return None
         ids = {batch.id: batch for batch in self.known.batches_of(self.known.chosen)}
@@ -93,13 +93,13 @@ class Overview(View):
 
     def action_other(self) -> None:
         """From the sweeps to the jobs, and back."""
-        jobs = self.query_one("#jobs", ListTable)
-        (self.query_one("#sweeps", ListTable) if jobs.has_focus else jobs).focus()
+        jobs = self.part("jobs", ListTable)
+        (self.part("sweeps", ListTable) if jobs.has_focus else jobs).focus()
 
     def went_back(self) -> bool:
         """Esc goes from the jobs to the sweeps."""
-        if self.query_one("#jobs", ListTable).has_focus:
-            self.query_one("#sweeps", ListTable).focus()
+        if self.part("jobs", ListTable).has_focus:
+            self.part("sweeps", ListTable).focus()
             return True
         return False
 

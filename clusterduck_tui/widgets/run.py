@@ -115,12 +115,12 @@ class RunView(View):
 
     def on_mount(self) -> None:
         """The details first."""
-        self.query_one("#log-search", Input).display = False
+        self.part("log-search", Input).display = False
         self._arrange()
 
     def inner(self) -> Widget:
         """The pane in front."""
-        return self.query_one(f"#{self._pane}")
+        return self.part(self._pane, Widget)
 
     def interest(self) -> Interest:
         """The run."""
@@ -159,15 +159,15 @@ class RunView(View):
 
     def _show(self) -> None:
         attempt = self.attempt
-        self.query_one("#run-title", Static).update(self._title())
+        self.part("run-title", Static).update(self._title())
         text = self._details()
         if text != self._shown:
             self._shown = text
-            self.query_one("#details-text", Static).update(text)
+            self.part("details-text", Static).update(text)
         log = Path(attempt.log) if attempt is not None and attempt.log else None
-        self.query_one("#log", LogView).show_file(log)
+        self.part("log", LogView).show_file(log)
         folder = attempt.folder if attempt is not None else None
-        self.query_one("#config", LogView).show_file(Path(folder) / ".hydra" / "config.yaml" if folder else None)
+        self.part("config", LogView).show_file(Path(folder) / ".hydra" / "config.yaml" if folder else None)
 
     def _title(self) -> Text:
         if self.number is None:
@@ -211,10 +211,10 @@ class RunView(View):
     def _arrange(self) -> None:
         """Side by side where there is room, else one at a time."""
         is_wide = self.size.width >= WIDE
-        self.query_one("#details").display = is_wide or self._pane == "details"
-        self.query_one("#log-pane").display = is_wide or self._pane != "details"
-        self.query_one("#log").display = self._pane != "config"
-        self.query_one("#config").display = self._pane == "config"
+        self.part("details", Widget).display = is_wide or self._pane == "details"
+        self.part("log-pane", Widget).display = is_wide or self._pane != "details"
+        self.part("log", Widget).display = self._pane != "config"
+        self.part("config", Widget).display = self._pane == "config"
 
     def on_resize(self) -> None:
         """More room, or less."""
@@ -232,7 +232,7 @@ class RunView(View):
 
     def went_back(self) -> bool:
         """Esc closes the search, then goes from log or config to the details."""
-        field = self.query_one("#log-search", Input)
+        field = self.part("log-search", Input)
         if field.display:
             field.display = False
             self.inner().focus()
@@ -260,13 +260,13 @@ class RunView(View):
         """Ask what to search for."""
         if self._pane == "details":
             self.show_pane("log")
-        field = self.query_one("#log-search", Input)
+        field = self.part("log-search", Input)
         field.display = True
         field.focus()
 
     @on(Input.Submitted, "#log-search")
     def _searched(self, event: Input.Submitted) -> None:
-        self.query_one("#log-search", Input).display = False
+        self.part("log-search", Input).display = False
         pane = self.inner()
         pane.focus()
         if isinstance(pane, LogView):
@@ -274,7 +274,7 @@ class RunView(View):
 
     def action_open(self, variable: str) -> None:
         """Open the log, or the config if that is in front, in another program."""
-        path = self.query_one("#config" if self._pane == "config" else "#log", LogView).path
+        path = self.part("config" if self._pane == "config" else "log", LogView).path
         if path is None:
             self.notify("There is no such file yet.", markup=False)
         else:
@@ -288,6 +288,12 @@ def _attempt(text: Text, attempt: AttemptInfo, *, is_shown: bool) -> None:
     started = local_time(attempt.started_at)
     took = elapsed(attempt.started_at, attempt.duration_s)
     _field(text, "reason", attempt.reason)
+    if attempt.traceback:
+        lines = [f"  {visible_lines(line)}\n" for line in attempt.traceback.replace("\r", "\n").split("\n") if line]
+        text.append("".join(lines), state_style(attempt.state))
+    elif attempt.exception_type:
+        message = f"  {visible(attempt.exception_type)}: {visible(attempt.exception_message or '')}\n"
+        text.append(message, state_style(attempt.state))
     _field(text, "started", f"{started}, {'took' if attempt.ended_at else 'so far'} {took}" if started else None)
     _field(text, "ended", local_time(attempt.ended_at))
     where = f"{attempt.host or '?'}, batch {attempt.batch}, slot {attempt.slot}, process {attempt.pid}"
@@ -303,12 +309,6 @@ def _attempt(text: Text, attempt: AttemptInfo, *, is_shown: bool) -> None:
     _field(text, "folder", attempt.folder)
     _field(text, "log", attempt.log)
     _field(text, "result", attempt.result)
-    if attempt.traceback:
-        lines = [f"  {visible_lines(line)}\n" for line in attempt.traceback.split("\n") if line]
-        text.append("".join(lines), state_style(attempt.state))
-    elif attempt.exception_type:
-        message = f"  {visible(attempt.exception_type)}: {visible(attempt.exception_message or '')}\n"
-        text.append(message, state_style(attempt.state))
 
 
 def _field(text: Text, name: str, value: str | None) -> None:

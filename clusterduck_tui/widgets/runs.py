@@ -230,7 +230,7 @@ class Runs(View):
 
     def on_mount(self) -> None:
         """The filter is closed at first."""
-        self.query_one("#filter", Input).display = False
+        self.part("filter", Input).display = False
 
     def inner(self) -> Widget:
         """The table."""
@@ -239,7 +239,7 @@ class Runs(View):
     @property
     def table(self) -> RunsTable:
         """The table."""
-        return self.query_one(RunsTable)
+        return self.part("runs-table", RunsTable)
 
     @property
     def listing(self) -> Listing | None:
@@ -286,7 +286,7 @@ class Runs(View):
                 text.append(f"  / {shortened(self._filter, 60)}", "reverse")
             if self._mistake:
                 text.append(f"  {shortened(self._mistake, 100)}", "red")
-        self.query_one("#runs-title", Static).update(text)
+        self.part("runs-title", Static).update(text)
 
     # --- filter and order
 
@@ -309,24 +309,24 @@ class Runs(View):
 
     def action_filter(self) -> None:
         """Open the filter."""
-        field = self.query_one("#filter", Input)
+        field = self.part("filter", Input)
         field.display = True
         field.value = self._filter
         field.focus()
 
     @on(Input.Changed, "#filter")
     def _filter_changed(self, event: Input.Changed) -> None:
-        if self.query_one("#filter", Input).display:
+        if self.part("filter", Input).display:
             self.set_filter(event.value)
 
     @on(Input.Submitted, "#filter")
     def _filter_done(self) -> None:
-        self.query_one("#filter", Input).display = False
+        self.part("filter", Input).display = False
         self.table.focus()
 
     def went_back(self) -> bool:
         """Esc ends a range, then closes and clears the filter, then takes off the marks."""
-        field = self.query_one("#filter", Input)
+        field = self.part("filter", Input)
         if self._anchor is not None:
             self._anchor = None
         elif field.display or self._filter:
@@ -345,7 +345,7 @@ class Runs(View):
         """Only what went wrong, or everything again."""
         words = self._filter.split()
         words = [word for word in words if word != TROUBLE] if TROUBLE in words else [*words, TROUBLE]
-        self.query_one("#filter", Input).value = " ".join(words)
+        self.part("filter", Input).value = " ".join(words)
         self.set_filter(" ".join(words))
 
     def action_sort(self, step: int) -> None:

@@ -11,7 +11,7 @@ from textual import events
 from textual.message import Message
 from textual.widget import Widget
 
-from clusterduck_tui.theme import shortened
+from clusterduck.wording import visible
 
 
 class ViewTabs(Widget):
@@ -30,12 +30,13 @@ class ViewTabs(Widget):
         super().__init__(**options)
         self._views = tuple(views)
         self._front = ""
-        self._right = Text()
+        self._sweep = ""
+        self._figure = ""
 
-    def show(self, front: str, right: Text) -> None:
-        """Show which view is in front, and at the right end of the line something else."""
-        if (front, right) != (self._front, self._right):
-            self._front, self._right = front, right
+    def show(self, front: str, sweep: str, figure: str) -> None:
+        """Show which view is in front, and at the right end of the line the sweep, and a figure on it."""
+        if (front, sweep, figure) != (self._front, self._sweep, self._figure):
+            self._front, self._sweep, self._figure = front, sweep, figure
             self.refresh()
 
     def _labels(self) -> list[tuple[str, str]]:
@@ -46,12 +47,11 @@ class ViewTabs(Widget):
         text = Text(no_wrap=True)
         for subject, label in self._labels():
             text.append(label, Style(bold=True, reverse=True) if subject == self._front else Style())
-        room = self.size.width - len(text) - 1
-        right = self._right.copy()
-        if len(right) > room:
-            right = Text(shortened(right.plain, max(0, room)))
-        text.append(" " * max(1, room - len(right)))
-        text.append_text(right)
+        room = self.size.width - len(text) - len(self._figure) - 2
+        name = visible(self._sweep)
+        if len(name) > room:  # its end tells it from its fellows
+            name = f"…{name[len(name) - room + 1 :]}" if room > 3 else ""
+        text.append(f"{name:>{max(0, room)}} {self._figure}")
         return text
 
     def on_click(self, event: events.Click) -> None:

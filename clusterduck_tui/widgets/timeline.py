@@ -293,12 +293,12 @@ class Timeline(View):
 
     def inner(self) -> Widget:
         """The chart."""
-        return self.query_one(TimelineChart)
+        return self.part("chart", TimelineChart)
 
     def receive(self, message: Message) -> None:
         """Show the slots."""
         if isinstance(message, LanesRead) and message.sweep == self.known.chosen:
-            chart = self.query_one(TimelineChart)
+            chart = self.part("chart", TimelineChart)
             if message.sweep != self._sweep:
                 self._sweep = message.sweep
                 chart.action_fit()
@@ -307,7 +307,7 @@ class Timeline(View):
 
     def show_known(self) -> None:
         """The time has gone on."""
-        chart = self.query_one(TimelineChart)
+        chart = self.part("chart", TimelineChart)
         if self.known.chosen != self._sweep:
             chart.show(())
             self._sweep = self.known.chosen
@@ -324,7 +324,7 @@ class Timeline(View):
         self.post_message(self.Export())
 
     def _show_title(self) -> None:
-        chart = self.query_one(TimelineChart)
+        chart = self.part("chart", TimelineChart)
         text = Text(shortened(self.known.chosen or "", 30), BOLD)
         if chart.lanes:
             low, high = chart.window
@@ -334,4 +334,4 @@ class Timeline(View):
             text.append(f"{_IDLE} idle", "yellow")
         else:
             text.append("  no job of this sweep has begun yet", DIM)
-        self.query_one("#timeline-title", Static).update(text)
+        self.part("timeline-title", Static).update(text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from textual.containers import Vertical
 from textual.message import Message
@@ -11,6 +11,8 @@ from textual.widget import Widget
 
 from clusterduck_tui.known import Known
 from clusterduck_tui.messages import Interest
+
+Part = TypeVar("Part", bound=Widget)
 
 
 class View(Vertical):
@@ -33,6 +35,19 @@ class View(Vertical):
     def __init__(self, known: Known, **options: Any) -> None:
         super().__init__(id=self.subject, **options)
         self.known = known
+        self._parts: dict[str, Widget] = {}
+
+    def on_mount(self) -> None:
+        """Know the parts, also while they are being taken down and a late message comes."""
+        self._parts = {widget.id: widget for widget in self.query("*") if widget.id is not None}
+
+    def part(self, name: str, kind: type[Part]) -> Part:
+        """A widget of the view by its id."""
+        if name not in self._parts:
+            self._parts[name] = self.query_one(f"#{name}")
+        found = self._parts[name]
+        assert isinstance(found, kind)
+        return found
 
     class InterestChanged(Message):
         """The view in front wants to know something else now."""

@@ -1,0 +1,179 @@
+"""Each view shows what it is for, and keys lead from one to the other."""
+
+from __future__ import annotations
+
+from dashboards import Open
+from journals_builder import SweepBuilder
+
+from clusterduck_tui.widgets.logview import LogView
+from clusterduck_tui.widgets.run import RunView
+
+
+async def test_overview_shows_sweeps_and_jobs(finished: SweepBuilder, live: SweepBuilder, opened: Open) -> None:
+    async with opened() as it:
+        text = await it.see("train-bb3fg", "train-aa2de", "Jobs of train-bb3fg: 1 of 1 alive", "3/4 slots")
+        lines = text.splitlines()
+        assert lines[2].startswith("train-bb3fg") and "3/8" in lines[2]  # the newest first, and what has ended
+        assert lines[3].startswith("train-aa2de") and "24/24" in lines[3]
+        assert "CC" in lines[3] and "F" in lines[3]
+        await it.press("j")
+        await it.see("Jobs of train-aa2de: 0 of 2 alive", "9001")
+
+
+async def test_nodes_show_slots_loads_and_an_empty_slot(live: SweepBuilder, opened: Open) -> None:
+    async with opened() as it:
+        await it.press("2")
+        text = await it.see("3 of 4 slots busy", "75 % now", "so far", "node7")
+        assert "run 3" in text and "run 5" in text and "3: empty" in text
+        assert "lr=0.0001 seed=1" in text and "model=" not in text  # only what varies
+        assert "of ~25 s" in text or "of ~30" in text
+        assert "40%" in text and "cpu 4,5 gpu 2" in text
+        await it.press("l", "enter")
+        await it.see("train-bb3fg/4", "R RUNNING")
+
+
+async def test_runs_show_what_varies_and_why_runs_failed(finished: SweepBuilder, opened: Open) -> None:
+    async with opened(size=(200, 50)) as it:
+        await it.press("4")
+        text = await it.see("24 runs", "It ended FAILED.")
+        heading = text.splitlines()[2]
+        assert "lr" in heading and "seed" in heading and "model" not in heading
+        assert "node1/3" in text and "0.003" in text
+
+
+async def test_a_run_with_its_traceback_log_and_config(finished: SweepBuilder, opened: Open) -> None:
+    async with opened() as it:
+        await it.press("4")
+        await it.see("24 runs", "C COMPLETED")
+        await it.press("j", "j", "j", "j", "j", "j", "enter")
+        await it.see("train-aa2de/6", "F FAILED", "ValueError: a loss of nan", "+seed=3", "node0")
+        await it.press("t")
+        await it.see("this is run 6", "following")
+        await it.press("t")
+        await it.see("seed: 6")
+        await it.press("escape")
+        await it.see("overrides")
+        await it.press("J", "t")
+        await it.see("train-aa2de/7", "this is run 7")
+        await it.press("escape", "escape")
+        text = await it.see("24 runs")
+        assert text.splitlines()[0].startswith(" 1 Overview")
+
+
+async def test_side_by_side_where_there_is_room(finished: SweepBuilder, opened: Open) -> None:
+    async with opened(size=(200, 50)) as it:
+        await it.press("4")
+        await it.see("C COMPLETED")
+        await it.press("enter")
+        await it.see("overrides", "this is run 0")
+        await it.pilot.resize_terminal(80, 24)
+        await it.miss("this is run 0")
+        await it.see("overrides")
+
+
+async def test_timeline_shows_bars_and_gaps(live: SweepBuilder, opened: Open) -> None:
+    async with opened() as it:
+        await it.press("3")
+        text = await it.see("4 slots", "node7/0", "node7/3", "C0─", "F2", "R3")
+        last = next(line for line in text.splitlines() if line.startswith("node7/3"))
+        assert set(last.removeprefix("node7/3").strip()) == {"░"}
+        await it.press("plus")
+        await it.miss("C0─")
+        await it.press("0")
+        await it.see("C0─")
+
+
+async def test_activity_shows_ends_and_acts(finished: SweepBuilder, opened: Open) -> None:
+    async with opened(size=(200, 50)) as it:
+        await it.press("6")
+        text = await it.see("job 9000", "train-aa2de/6", "It ended FAILED.")
+        assert text.index("train-aa2de/23") < text.index("train-aa2de/6")  # the latest first
+
+
+async def test_keys_lead_through_the_views(finished: SweepBuilder, opened: Open) -> None:
+    async with opened() as it:
+        await it.see("train-aa2de")
+        for subject in ("nodes", "timeline", "runs", "run", "activity", "overview"):
+            await it.press("tab")
+            assert it.app.main.front.subject == subject
+        await it.press("shift+tab")
+        assert it.app.main.front.subject == "activity"
+        for _ in range(30):  # Esc goes back, and never quits
+            await it.press("escape")
+        assert it.app.main.front.subject == "overview"
+        assert it.app.is_running
+
+
+async def test_help_is_that_of_the_view(finished: SweepBuilder, opened: Open) -> None:
+    async with opened(size=(120, 60)) as it:
+        await it.press("4", "question_mark")
+        await it.see("All runs of the sweep", "only trouble", "clusterduck requeue", "F FAILED")
+        await it.press("escape", "2", "question_mark")
+        await it.see("Every node of a job that runs", "clusterduck nodes")
+        await it.press("question_mark")
+        await it.miss("Every node of a job that runs")
+
+
+async def test_the_palette_has_every_action(finished: SweepBuilder, opened: Open) -> None:
+    async with opened(size=(120, 40)) as it:
+        await it.see("train-aa2de")
+        await it.press("ctrl+p")
+        await it.pilot.press(*"copy name")
+        await it.see("Copy name (y)")
+        await it.press("enter")
+        await it.fact(lambda: it.app.clipboard == "train-aa2de")
+
+
+async def test_copies_a_runs_name_and_folder(finished: SweepBuilder, opened: Open) -> None:
+    async with opened() as it:
+        await it.press("4")
+        await it.see("C COMPLETED")
+        await it.press("j", "y")
+        assert it.app.clipboard == "train-aa2de/1"
+        await it.press("Y")
+        assert it.app.clipboard == str(finished.paths.sweep_dir / "1")
+
+
+async def test_the_wanted_sweep_is_in_front(finished: SweepBuilder, live: SweepBuilder, opened: Open) -> None:
+    async with opened("aa2") as it:
+        await it.see("Jobs of train-aa2de")
+    async with opened("zz9") as it:
+        await it.see("No sweep 'zz9' in this ledger")
+        assert it.app.known.chosen == "train-bb3fg"
+
+
+async def test_what_happens_is_seen(live: SweepBuilder, opened: Open) -> None:
+    async with opened() as it:
+        await it.press("4")
+        await it.see("R 3")
+        at = live.start + 150
+        live.write(live.agent_journal(), [live.ended(at, 3, state="TIMEOUT", started_at=at - 20)], close=False)
+        await it.see("R 2", "T TIMEOUT", "T 1")
+        await it.press("1")
+        await it.fact(lambda: it.app.known.sweep is not None and it.app.known.sweep.counts["TIMEOUT"] == 1)
+
+
+async def test_new_failures_are_counted_until_they_are_looked_at(live: SweepBuilder, opened: Open) -> None:
+    async with opened() as it:
+        await it.see("3/8")
+        at = live.start + 150
+        live.write(live.agent_journal(), [live.ended(at, 3, state="FAILED", started_at=at - 20)], close=False)
+        await it.see("4/8", "+1")
+        await it.press("4")
+        await it.see("F 2")
+        await it.press("1")
+        await it.miss("+1")
+
+
+async def test_a_log_view_reads_nothing_behind_other_views(finished: SweepBuilder, opened: Open) -> None:
+    async with opened() as it:
+        await it.press("4")
+        await it.see("C COMPLETED")
+        await it.press("enter", "t")
+        await it.see("this is run 0")
+        run = it.app.main.view("run")
+        assert isinstance(run, RunView)
+        log = run.query_one("#log", LogView)
+        assert log.is_on_screen
+        await it.press("1")
+        assert not log.is_on_screen
