@@ -1,7 +1,8 @@
 """What can be done to runs and jobs, thought through and carried out by the same functions as the commands use.
 
 Each act is planned first, which changes nothing and says what it would do; whoever has agreed has it carried out. Both
-take place in a thread of their own with a connection of its own, so that the screen never waits.
+take place in a thread of their own with a connection of its own, so that the screen never waits. What carries them out
+is imported there, too: it brings Hydra with it, which the first paint does not wait for.
 """
 
 from __future__ import annotations
@@ -11,17 +12,19 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from textual.message import Message
 
-from clusterduck import cancel, drain, requeue, timeline
 from clusterduck.errors import ClusterduckError
 from clusterduck.ledger import history
 from clusterduck.ledger.replica import Replica
 from clusterduck.model import FAILED_STATES, State
 from clusterduck.slurm.jobs import JobStatus
 from clusterduck_tui.messages import ActDone, Planned, Progress
+
+if TYPE_CHECKING:
+    from clusterduck import cancel, requeue
 
 Jobs = Mapping[tuple[str, str], JobStatus]
 Tell = Callable[[str], None]
@@ -73,6 +76,8 @@ class Cancel:
 
     def plan(self, replica: Replica, jobs: Jobs) -> None:
         """See what it would do."""
+        from clusterduck import cancel
+
         runs = {} if self.job is not None else {self.sweep: self.runs}
         wanted = cancel.Wanted(runs, () if self.job is None else (self.job,))
         self.planned = cancel.plan(replica.connection, wanted, jobs)
@@ -90,6 +95,8 @@ class Cancel:
 
     def carry_out(self, replica: Replica, jobs: Jobs, tell: Tell) -> list[str]:
         """Do it."""
+        from clusterduck import cancel
+
         assert self.planned is not None
         report = cancel.carry_out(replica, self.planned, tell=tell)
         return [sentence(report.describe()), *report.trouble]
@@ -118,6 +125,8 @@ class Requeue:
 
     def plan(self, replica: Replica, jobs: Jobs) -> None:
         """See what it would do, and which launcher options it would be wise to change."""
+        from clusterduck import requeue
+
         wish = requeue.Wish(
             states=() if self.runs is not None else tuple(state.value for state in FAILED_STATES),
             runs=None if self.runs is None else {self.sweep: self.runs},
@@ -148,6 +157,8 @@ class Requeue:
 
     def carry_out(self, replica: Replica, jobs: Jobs, tell: Tell) -> list[str]:
         """Do it; thought through once more if options were changed since."""
+        from clusterduck import requeue
+
         self.plan(replica, jobs)
         assert self.planned is not None
         report = requeue.carry_out(replica.connection, replica.ledger, self.planned, tell)
@@ -168,6 +179,8 @@ class Drain:
 
     def plan(self, replica: Replica, jobs: Jobs) -> None:
         """See that there is such a job."""
+        from clusterduck import drain
+
         drain.batches_of(replica.connection, self.job)
 
     @property
@@ -182,6 +195,8 @@ class Drain:
 
     def carry_out(self, replica: Replica, jobs: Jobs, tell: Tell) -> list[str]:
         """Do it."""
+        from clusterduck import drain
+
         return [sentence(drain.drain(replica.connection, self.job))]
 
 
@@ -212,6 +227,8 @@ class DrawTimeline:
 
     def carry_out(self, replica: Replica, jobs: Jobs, tell: Tell) -> list[str]:
         """Draw it."""
+        from clusterduck import timeline
+
         lanes = history.lanes(replica.connection, self.sweep)
         timeline.write(self.path, timeline.html(self.sweep, lanes))
         return [f"{len(lanes)} slots are in {self.path}."]

@@ -41,6 +41,9 @@ from clusterduck_tui.messages import (
 #: Folding goes on in stretches of so many seconds while there is much to read, so that questions are answered between.
 STRETCH_S = 0.2
 
+#: While nothing happens, looks are so many times as far apart.
+QUIET = 2.0
+
 #: Seconds between two tries after an error.
 RETRY_S = 2.0
 
@@ -161,7 +164,8 @@ class Feed(threading.Thread):
                 trouble = report.problems[0] if report.problems else None
                 self._post(LedgerState(ledger, trouble, is_reading=report.more))
             is_behind = report.more or bool(report.problems)
-            fold_at = 0.0 if report.more else time.monotonic() + self._refresh_s
+            pause = self._refresh_s if report.events else self._refresh_s * QUIET
+            fold_at = 0.0 if report.more else time.monotonic() + pause
 
     # --- answering
 
@@ -285,13 +289,21 @@ class JobsWatch(threading.Thread):
         """Look until stopped. What goes wrong is told, and tried again by the next look."""
         while not self._stop.is_set():
             try:
-                ledger = self._find()
-                if ledger is not None and LedgerPaths(ledger).sweeps.is_dir():
-                    with Replica.open(ledger) as replica:
-                        self._look(ledger, replica)
+                self._attend()
             except Exception as error:  # whatever it is: a notice, and another look
                 self._post(JobsRead({}, _sentence(error)))
             self._stop.wait(JOBS_INTERVAL_S)
+
+    def _attend(self) -> None:
+        """Look after one ledger for as long as it is there; its replica stays open, because opening it checks it."""
+        ledger = self._find()
+        if ledger is None or not LedgerPaths(ledger).sweeps.is_dir():
+            return
+        with Replica.open(ledger) as replica:
+            while not self._stop.is_set():
+                self._look(ledger, replica)
+                if self._stop.wait(JOBS_INTERVAL_S) or self._find() != ledger:
+                    return
 
     def _look(self, ledger: Path, replica: Replica) -> None:
         if is_anything_open(replica.connection):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -20,7 +20,7 @@ from clusterduck_tui.known import Known
 from clusterduck_tui.screens.help import Help
 from clusterduck_tui.theme import shortened
 from clusterduck_tui.widgets.activity import Activity
-from clusterduck_tui.widgets.nodes import Nodes
+from clusterduck_tui.widgets.nodes import Nodes, NodesBoard
 from clusterduck_tui.widgets.overview import Overview
 from clusterduck_tui.widgets.run import RunView
 from clusterduck_tui.widgets.runs import Runs
@@ -64,6 +64,7 @@ class MainScreen(Screen[None]):
             Activity(known),
         )
         self._front: View = self.views[0]
+        self._offered: tuple[bool, ...] = ()
         self._tabs = ViewTabs([(view.subject, view.title) for view in self.views], id="tabs")
         self._notice = Static(id="notice", markup=False)
 
@@ -124,7 +125,7 @@ class MainScreen(Screen[None]):
         view.inner().focus()
         self._show_line()
         self._watch()
-        self.refresh_bindings()
+        self._may_offer_other_things()
 
     def action_back(self) -> None:
         """Close what is open in the view, else go back to the view before; never quits."""
@@ -151,7 +152,7 @@ class MainScreen(Screen[None]):
                 run.forget()
             self._watch()
             self.show_known()
-            self.refresh_bindings()
+            self._may_offer_other_things()
 
     def show_known(self) -> None:
         """What all views share has changed, or the time has gone on."""
@@ -225,13 +226,15 @@ class MainScreen(Screen[None]):
             return self._front.subject == "overview" or bool(self._front.runs_meant())
         return True
 
-    def on_descendant_focus(self) -> None:
-        """What can be done now may be something else."""
-        self.refresh_bindings()
-
+    @on(events.DescendantFocus)
     @on(WindowedTable.Moved)
-    def _moved(self) -> None:
-        self.refresh_bindings()
+    @on(NodesBoard.Moved)
+    def _may_offer_other_things(self) -> None:
+        """Have the footer made anew, which takes a while, only if something else can be done now."""
+        offered = tuple(bool(self.check_action(action.name, ())) for action in ACTIONS)
+        if offered != self._offered:
+            self._offered = offered
+            self.refresh_bindings()
 
     def action_cancel(self) -> None:
         """Cancel what is meant: runs, a job, or the sweep."""

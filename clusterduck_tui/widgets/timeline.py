@@ -21,7 +21,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Static
 
-from clusterduck.ledger.history import Bar, Lane
+from clusterduck.ledger.history import Lane
 from clusterduck.wording import duration
 from clusterduck_tui.known import Known
 from clusterduck_tui.messages import LanesRead
@@ -38,6 +38,12 @@ SHORTEST_S = 5.0
 _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800)
 
 _IDLE = "░"
+
+_STYLES = {state: Style(color=colour, reverse=True) for state, colour in COLOURS.items()}
+_UNKNOWN = Style(reverse=True)
+
+#: What a cell shows rather than the others that share it.
+_TROUBLE = frozenset(COLOURS) - {"COMPLETED", "RUNNING", "PENDING"}
 
 
 class TimelineChart(ScrollView, can_focus=True):
@@ -226,11 +232,10 @@ def lane_cells(
         return int((at - low) / per_column)
 
     end = now if lane.end is None else lane.end
-    for index in range(max(0, column(lane.start)), min(columns, column(end) + 1)):
-        cells[index] = idle
-    trouble = {state for state in COLOURS if state not in ("COMPLETED", "RUNNING", "PENDING")}
+    there = max(0, column(lane.start)), min(columns, column(end) + 1)
+    cells[there[0] : there[1]] = [idle] * max(0, there[1] - there[0])
     first = max(0, bisect_right(starts, low) - 1)
-    shown: dict[int, Bar] = {}
+    marked: set[int] = set()
     for bar in lane.bars[first:]:
         if bar.start >= high:
             break
@@ -244,18 +249,18 @@ def lane_cells(
             and (bar_end - low) % per_column < per_column / 2
         ):
             to_column -= bar_end < high
-        style = Style(color=COLOURS.get(bar.state), reverse=True)
+        style = _STYLES.get(bar.state, _UNKNOWN)
         text = f"{LETTERS.get(bar.state, '?')}{bar.run}"
-        text = text if len(text) < to_column - from_column + 1 else text[:1]
+        room = to_column - from_column + 1
+        text = text if len(text) < room else text[:1]
+        is_trouble = bar.state in _TROUBLE
         for index in range(from_column, to_column + 1):
-            other = shown.get(index)
-            if other is not None and other.state in trouble and bar.state not in trouble:
+            if index in marked and not is_trouble:
                 continue
-            letter = text[index - from_column] if index - from_column < len(text) else " "
-            if letter == " ":
-                letter = "─"
-            cells[index] = (letter, style)
-            shown[index] = bar
+            offset = index - from_column
+            cells[index] = (text[offset] if offset < len(text) else "─", style)
+            if is_trouble:
+                marked.add(index)
     return cells
 
 

@@ -1,0 +1,115 @@
+"""Lists of runs agree with what Python would make of the rows; what happened over time is what the journals say."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from journals_builder import SweepBuilder
+
+from clusterduck.errors import ConfigError
+from clusterduck.ledger import history, queries
+from clusterduck.ledger.listing import Listing, Term, order, parse_filter
+from clusterduck.ledger.queries import Run
+from clusterduck.ledger.replica import Replica
+
+SWEEP = "train-x7k2p"
+
+
+@pytest.fixture
+def connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sqlite3.Connection]:
+    """24 runs in two jobs; runs 6, 13 and 20 failed; four more of a later launch wait."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    built = SweepBuilder(tmp_path)
+    built.write_all()
+    built.write(built.launch_journal(1), built.launch(4, launch=1, first=24))
+    with Replica.open(built.ledger) as replica:
+        replica.catch_up()
+        yield replica.connection
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("state:failed", lambda run: run.state == "FAILED"),
+        ("state:trouble", lambda run: run.state == "FAILED"),
+        ("!state:comp", lambda run: run.state != "COMPLETED"),
+        ("node:node1", lambda run: run.host == "node1"),
+        ("!node:node1", lambda run: run.host != "node1"),
+        ("batch:1-0", lambda run: run.batch == "1-0"),
+        ("seed=1", lambda run: run.override_values["seed"] == "1"),
+        ("!seed=1 lr=0.001", lambda run: run.override_values["seed"] != "1" and run.override_values["lr"] == "0.001"),
+        ("ENDED", lambda run: run.state == "FAILED"),
+        ("%", lambda run: False),
+        ("convnet node0", lambda run: run.host == "node0"),
+        ("", lambda run: True),
+    ],
+)
+def test_filters(connection: sqlite3.Connection, text: str, holds: Callable[[Run], bool]) -> None:
+    expected = [run.number for run in queries.runs(connection, SWEEP) if holds(run)]
+    assert list(order(connection, Listing(SWEEP, parse_filter(text)))) == expected
+    assert list(order(connection, Listing(SWEEP, parse_filter(text), descending=True))) == expected[::-1]
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize(
+    ("sort", "key"),
+    [
+        ("state", lambda run: run.state),
+        ("return_value", lambda run: run.return_number),
+        ("duration_s", lambda run: run.duration_s),
+        ("reason", lambda run: run.reason),
+        ("=seed", lambda run: float(run.override_values["seed"])),
+        ("=lr", lambda run: float(run.override_values["lr"])),
+        ("=nothing", lambda run: None),
+    ],
+)
+def test_orders(
+    connection: sqlite3.Connection, sort: str, key: Callable[[Run], float | str | None], descending: bool
+) -> None:
+    runs = queries.runs(connection, SWEEP)
+    valued = [(key(run), run.number) for run in runs if key(run) is not None]
+    rest = [run.number for run in runs if key(run) is None]
+    expected = [number for _, number in sorted(valued, reverse=descending)] + (rest[::-1] if descending else rest)
+    assert list(order(connection, Listing(SWEEP, sort=sort, descending=descending))) == expected
+
+
+def test_what_is_no_filter_and_no_order(connection: sqlite3.Connection) -> None:
+    with pytest.raises(ConfigError, match="'nonsense' is no state"):
+        parse_filter("state:nonsense")
+    with pytest.raises(ConfigError, match="in the order of"):
+        order(connection, Listing(SWEEP, sort="number; DROP TABLE run"))
+    assert parse_filter("! a:b x=[1,2]") == (Term("text", "!"), Term("text", "a:b"), Term("override", "x=[1,2]"))
+
+
+def test_lanes_hold_every_attempt_in_its_slot(connection: sqlite3.Connection) -> None:
+    lanes = history.lanes(connection, SWEEP)
+    assert len(lanes) == 8
+    assert sorted(bar.run for lane in lanes for bar in lane.bars) == list(range(24))
+    for lane in lanes:
+        assert lane.end is not None
+        assert all(lane.start <= bar.start and bar.end is not None and bar.end <= lane.end for bar in lane.bars)
+        assert all(a.end <= b.start for a, b in zip(lane.bars, lane.bars[1:], strict=False) if a.end is not None)
+    start = min(bar.start for lane in lanes for bar in lane.bars)
+    early = history.lanes(connection, SWEEP, end=start + 5)
+    assert sorted(bar.run for lane in early for bar in lane.bars) == [0, 1, 2, 3, 12, 13, 14, 15]
+
+
+def test_pace_and_occupancy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    built = SweepBuilder(tmp_path)
+    built.write(built.launch_journal(), built.launch(8))
+    at = built.start + 100
+    events = [built.agent_started(at, "node1", slots=2), built.started(at, 0), built.ended(at + 40, 0, started_at=at)]
+    events += [built.started(at + 40, 1)]
+    built.write(built.agent_journal(), events, close=False)
+    with Replica.open(built.ledger) as replica:
+        replica.catch_up()
+        pace = history.pace(replica.connection, SWEEP, pending=6, running=1, now=at + 50)
+        assert (pace.typical_s, pace.slots, pace.busy, pace.per_hour) == (40.0, 2, 1, 6.0)
+        assert pace.left_s == pytest.approx((6 * 40 + 30) / 2, abs=0.01)
+        assert history.occupancy(replica.connection, at + 50) == pytest.approx(50 / 100, abs=0.001)
