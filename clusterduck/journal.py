@@ -7,6 +7,8 @@ place.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import zlib
 from collections.abc import Iterable
@@ -19,6 +21,9 @@ from clusterduck.events import Event, JournalClosed, JournalOpened
 
 #: How much of a journal one call of :func:`read` looks at, in bytes. A longer line is read whole all the same.
 CHUNK_BYTES = 256 * 1024
+
+#: After these errors of a write the same segment is tried again: a disk or quota is full, or the call was interrupted.
+PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EINTR, errno.EAGAIN, errno.EFBIG})
 
 #: A line longer than this is no line of ours.
 MAX_LINE_BYTES = 16 * 1024 * 1024
@@ -149,9 +154,10 @@ def _check_version(event: Event, path: Path) -> None:
 class JournalWriter:
     """The one writer of a journal: segments ``journal-<n>.jsonl`` in a folder, opened when first needed.
 
-    What was appended stays in memory until a flush has succeeded. After a failed write the next one begins a new line;
-    after a failed fsync a new segment is begun, into which everything that was not acknowledged is written again (an
-    event that is found twice says the same thing twice).
+    What was appended stays in memory until a flush has succeeded. After a failed write or fsync everything that was not
+    acknowledged is written again (an event that is found twice says the same thing twice): on NFS a failed write may
+    speak of an earlier one, of which the next fsync then says nothing any more. A full disk fills up the same segment
+    from a new line on; after any other failure a new segment is begun, since a stale handle stays stale.
     """
 
     def __init__(self, folder: Path, sweep: str, writer: str, name: str = "journal") -> None:
@@ -194,8 +200,15 @@ class JournalWriter:
                 data = b"\n" + data
             self._fresh_line = True  # until the whole of it is known to be written
             view = memoryview(data)
-            while view:
-                view = view[os.write(self._fd, view) :]
+            try:
+                while view:
+                    view = view[os.write(self._fd, view) :]
+            except OSError as error:
+                self._waiting = self._written + self._waiting
+                self._written = []
+                if error.errno not in PASSING:
+                    self._abandon_segment()
+                raise
             self._fresh_line = False
             self._written += self._waiting
             self._waiting = []
@@ -217,9 +230,7 @@ class JournalWriter:
             self._closing = True
             self.append([JournalClosed()])
         self.flush(sync=True)
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        self._hang_up()
 
     def _open(self) -> None:
         while True:
@@ -234,14 +245,16 @@ class JournalWriter:
         self._waiting = [encode(opened), *self._waiting]
 
     def _abandon_segment(self) -> None:
-        """After a failed fsync nobody knows what of the file is on disk: write all of it again, elsewhere."""
-        assert self._fd is not None
+        """Nobody knows what of the file is on disk, or can be: write all of it again, elsewhere."""
         self._waiting = self._written + self._waiting
         self._written = []
         self._segment += 1
         self._fresh_line = False
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Close the file. Whether that succeeds says nothing new: all is on disk, or given up already."""
         fd, self._fd = self._fd, None
-        try:
-            os.close(fd)
-        except OSError as error:  # the same failure once more; the segment is given up already
-            del error
+        if fd is not None:
+            with contextlib.suppress(OSError):
+                os.close(fd)
