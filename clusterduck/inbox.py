@@ -84,8 +84,8 @@ def take(inbox: Path) -> tuple[list[Request], list[str]]:
             taken.append(parse(path.read_bytes()))
         except ClusterduckError as error:
             refused.append(f"the request {name} is refused: {error}")
-        except FileNotFoundError:
-            continue
+        except OSError:
+            continue  # it is gone, or stays there and is taken next time
         with contextlib.suppress(OSError):
             os.unlink(path)
     return taken, refused
