@@ -8,9 +8,12 @@ tail. The file is written beside its place, fsynced and renamed: it is there who
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
+import secrets
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -27,18 +30,44 @@ def write_result(path: Path, dump: Callable[[IO[bytes]], None], report: dict[str
     Raises:
         OSError: if it could not be written; nothing stands at ``path`` then.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+    def write(file: IO[bytes]) -> None:
+        dump(file)
+        tail = json.dumps(report).encode("ascii")
+        file.write(tail + b"%08d\n" % len(tail))
+
+    _write_whole(path, write)
+
+
+def move_result(kept: Path, path: Path) -> None:
+    """Put a result that was kept on another file system into its place, whole or not at all; again is no harm.
+
+    Raises:
+        OSError: if it could not be written; it is still kept then.
+    """
+    with kept.open("rb") as source:
+        _write_whole(path, lambda file: shutil.copyfileobj(source, file))
+    kept.unlink()
+
+
+def with_lost_result(reason: str, error: object) -> str:
+    """An attempt's reason, and that its result is lost."""
+    return "; ".join(filter(None, [reason, f"its result could not be written: {error}"]))
+
+
+def _write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    # A name of its own each time: what a failed try left behind may be impossible to remove just then
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
+        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb") as file:
-            dump(file)
-            tail = json.dumps(report).encode("ascii")
-            file.write(tail + b"%08d\n" % len(tail))
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         os.rename(beside, path)
     except BaseException:
-        os.unlink(beside)
+        with contextlib.suppress(OSError):
+            os.unlink(beside)
         raise
 
 

@@ -40,6 +40,7 @@ class Attendance:
         job_id: the job's id, for the runs.
         environ: what every run's environment starts from.
         reports: where the runs report to.
+        scratch: a folder on the node's own disk, for results that cannot be written yet.
         payload_copy: where a launch's payload lies on the node's own disk.
         attach: called with each new fork server to have the wait loop watch it, and with one to be forgotten.
         timers, errands, writer: the agent's.
@@ -58,6 +59,7 @@ class Attendance:
         job_id: str,
         environ: Mapping[str, str],
         reports: Reports,
+        scratch: Path,
         payload_copy: Callable[[int], Path],
         attach: Callable[[ForkServer, bool], None],
         timers: Timers,
@@ -86,6 +88,7 @@ class Attendance:
                 "job_id": job_id,
                 "verbose": settings.verbose,
                 "report_address": reports.address,
+                "scratch": str(scratch),
             },
             payload_copy=payload_copy,
             attach=attach,
@@ -216,10 +219,14 @@ class Attendance:
     def _end(self, running: Running) -> None:
         del self.running[running.slot.index]
         verdict = running.verdict(self._oom.kills())
-        self._writer.record([running.ended_as(verdict)])
+        kept = running.report.get("result_kept")
+        if kept is None:
+            self._writer.record([running.ended_as(verdict)])
+        else:
+            self._writer.record_with_result(running.ended_as(verdict), Path(kept))
         if running.tmpdirs:
             self._errands.send(["rm", "-rf", "--", *running.tmpdirs.values()])
-        if self._settings.verbose or verdict.state is not State.COMPLETED:
+        if self._settings.verbose or verdict.state is not State.COMPLETED or verdict.reason:
             self._say(f"run {running.attempt} ended {verdict.state}{': ' if verdict.reason else ''}{verdict.reason}")
         self._on_end(running, verdict)
 

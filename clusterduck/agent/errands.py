@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import time
 from collections.abc import Callable
 
 #: For how long errands that still run are waited for when the agent ends, in seconds.
@@ -59,8 +60,9 @@ class Errands:
 
     def close(self) -> None:
         """Wait a little for those that still run, and leave the rest to themselves."""
+        until = time.monotonic() + PATIENCE_S
         for errand, _ in self._running.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
-                errand.wait(timeout=PATIENCE_S)
+                errand.wait(timeout=max(0.0, until - time.monotonic()))
             if errand.stdout is not None:
                 errand.stdout.close()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import signal
 import socket
-import sys
 import tempfile
 import time
 import traceback
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clusterduck.agent.joblog import JobLog
 from clusterduck.agent.settings import AgentSettings
 
 if TYPE_CHECKING:
@@ -29,8 +30,15 @@ PR_SET_CHILD_SUBREAPER = 36
 #: How long Slurm may take to say when the job ends, in seconds.
 END_TIME_PATIENCE_S = 5.0
 
-#: For how long the agent tries to write its last reports before it ends without them, in seconds.
+#: For how long the agent tries to write its last reports before it ends without them, in seconds; and the same if the
+#: job was told to end, when Slurm's KillWait may leave half a minute for everything.
 CLOSING_PATIENCE_S = 60.0
+HURRIED_PATIENCE_S = 12.0
+
+#: For how long it waits for the last lines of the job's log to be written, in seconds.
+LOG_PATIENCE_S = 5.0
+
+_log = JobLog()
 
 
 @dataclass(frozen=True)
@@ -57,20 +65,27 @@ class AgentJob:
 
 
 def say(line: str) -> None:
-    """Print a line into the job's log, with the time."""
-    print(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] clusterduck: {line}", flush=True)  # noqa: T201 - the job's log
+    """Print a line into the job's log, with the time; never waits, never fails."""
+    _log.say(line)
 
 
 def run_agent(settings: AgentSettings, environ: dict[str, str]) -> int:
     """Run this node's share of a batch.
 
-    Returns the exit code: 0 only if every attempt that was started here completed.
+    Returns the exit code: 0 only if every attempt that was started here completed, and all of it could be written.
     """
+    try:
+        return _run_agent(settings, environ)
+    finally:
+        _log.close(LOG_PATIENCE_S)
+
+
+def _run_agent(settings: AgentSettings, environ: dict[str, str]) -> int:
     from clusterduck.agent.claiming import Claiming
     from clusterduck.agent.recovery import Recovery
     from clusterduck.agent.send_back import send_back
     from clusterduck.agent.writer import Writer
-    from clusterduck.events import AgentEnded
+    from clusterduck.events import AgentEnded, Event
     from clusterduck.journal import JournalWriter
     from clusterduck.paths import SweepPaths
 
@@ -117,13 +132,20 @@ def run_agent(settings: AgentSettings, environ: dict[str, str]) -> int:
         end = _End("the agent itself failed; its log has the traceback", succeeded=False)
     say(end.reason)
     exit_code = 0 if end.succeeded else 1
-    writer.record([AgentEnded(reason=end.reason, exit_code=exit_code, timed_out=end.timed_out)])
-    lost = writer.close(CLOSING_PATIENCE_S)
+
+    def last_words(result_lost: bool) -> Event:
+        nonlocal exit_code
+        exit_code = 1 if result_lost else exit_code
+        return AgentEnded(reason=end.reason, exit_code=exit_code, timed_out=end.timed_out)
+
+    lost = writer.close(HURRIED_PATIENCE_S if end.hurried else CLOSING_PATIENCE_S, last_words)
     if lost:
         exit_code = 1
-        say(f"{len(lost)} reports could not be written to {sweep.agent(agent)}; they follow here, and nowhere else:")
-        sys.stdout.buffer.write(b"".join(lost))
-        sys.stdout.buffer.flush()
+        say(
+            f"{len(lost)} reports{_on_runs(lost)} could not be written to {sweep.agent(agent)}; they follow here, and "
+            "nowhere else:"
+        )
+        _log.write(b"".join(lost))
     elif end.timed_out:
         exit_code = send_back(settings, agent, _job_id(environ, settings.cluster), say) or exit_code
     shutil.rmtree(scratch, ignore_errors=True)
@@ -137,6 +159,7 @@ class _End:
     reason: str
     succeeded: bool
     timed_out: bool = False
+    hurried: bool = False  # the job was told to end
 
 
 def _work(
@@ -207,7 +230,14 @@ def _work(
     supervisor.run()
     completed, unsuccessful = supervisor.completed, supervisor.unsuccessful
     reason = supervisor.fatal or f"{completed} runs completed, {unsuccessful} did not"
-    return _End(reason, succeeded=not (unsuccessful or supervisor.fatal), timed_out=supervisor.timed_out)
+    succeeded = not (unsuccessful or supervisor.fatal or supervisor.result_lost)
+    return _End(reason, succeeded, timed_out=supervisor.timed_out, hurried=supervisor.hurried)
+
+
+def _on_runs(lines: list[bytes]) -> str:
+    """Which runs lines of a journal are about, for people."""
+    runs = sorted({int(found) for line in lines for found in re.findall(rb'"run":(\d+)', line)})
+    return f" on runs {', '.join(map(str, runs))}" if runs else ""
 
 
 class _Wakeup:

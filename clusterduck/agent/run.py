@@ -35,14 +35,14 @@ from clusterduck.launch import freeze
 from clusterduck.launch.payload import Payload
 from clusterduck.model import Attempt, ReturnValueLost, Slot, State
 from clusterduck.paths import SweepPaths
-from clusterduck.result import write_result
+from clusterduck.result import with_lost_result, write_result
 
 #: The longest traceback, message and return value (as JSON) that go into the journal, in characters. The result file
 # has all.
 TRACEBACK_CHARS, MESSAGE_CHARS, RETURN_VALUE_CHARS = 32_000, 2_000, 16_000
 
-#: For how long a result that the file system refuses is tried again, in seconds.
-RESULT_PATIENCE_S = 15.0
+#: For how long a result that the file system refuses is tried again, in seconds, before it is left to the agent.
+RESULT_PATIENCE_S = 2.0
 
 _payloads: dict[int, Payload] = {}
 
@@ -115,7 +115,7 @@ class _Run:
         try:
             fd = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            print(f"clusterduck: run {self._attempt} has no log of its own ({error})", file=sys.stderr)  # noqa: T201
+            self._say(f"run {self._attempt} has no log of its own ({error})")
         else:
             os.dup2(fd, 1)
             os.dup2(fd, 2)
@@ -228,7 +228,8 @@ class _Run:
                 continue  # another run shares the folder
             except OSError:
                 break  # another file system, or one without links: the log stays where it began
-            os.unlink(self._log)
+            with contextlib.suppress(OSError):  # then it has two names
+                os.unlink(self._log)
             self._log = folder / name
             break
         self._tell({"located": True, "run_dir": str(folder), "log": str(self._log)})
@@ -245,7 +246,8 @@ class _Run:
             return report
         error = answer._return_value
         lines = "".join(traceback.format_exception(type(error), error, _users_frames(error.__traceback__)))
-        print(lines, file=sys.stderr, end="")  # noqa: T201 - the run's own log
+        with contextlib.suppress(OSError):  # the disk that the log is on may be full
+            print(lines, file=sys.stderr, end="")  # noqa: T201 - the run's own log
         own = isinstance(error, RunFailedError) and error.__cause__ is not None
         cause = error.__cause__ if own else error
         message = _text_of(error)
@@ -271,9 +273,8 @@ class _Run:
             try:
                 self._write_result(answer, report)
             except OSError as error:
-                report["reason"] = "; ".join(
-                    filter(None, [report["reason"], f"its result could not be written: {error}"])
-                )
+                report["reason"] = with_lost_result(report["reason"], error)
+                report["result_lost"] = True
                 self._say(report["reason"])
                 return
             except Exception as error:
@@ -282,19 +283,24 @@ class _Run:
             return
 
     def _write_result(self, answer: hydra.core.utils.JobReturn, report: dict[str, Any]) -> None:
-        """Write the result, again and again while the file system refuses, since that may pass."""
+        """Write the result; where the file system goes on refusing, onto the node's own disk, for the agent to put in
+        place."""
         target = self._sweep.result(self._attempt)
+        dump = functools.partial(_dump, answer)
         until = time.monotonic() + RESULT_PATIENCE_S
         while True:
             try:
-                write_result(target, functools.partial(_dump, answer), report)
-            except OSError:
+                write_result(target, dump, report)
+                break
+            except OSError as error:
                 if time.monotonic() > until:
-                    raise
-                time.sleep(0.5)
-                continue
-            report["result"] = str(target)
-            return
+                    self._say(f"the result cannot be written yet ({error}): the agent keeps it")
+                    kept = Path(self._order["scratch"]) / target.name
+                    write_result(kept, dump, report)
+                    report["result_kept"] = str(kept)
+                    break
+                time.sleep(0.25)
+        report["result"] = str(target)
 
     def _leave_out_value(self, answer: hydra.core.utils.JobReturn, report: dict[str, Any], failure: str) -> None:
         value = answer._return_value
@@ -321,7 +327,8 @@ class _Run:
             self._say(f"cannot report to the agent: {error}")
 
     def _say(self, line: str) -> None:
-        print(f"clusterduck: {line}", file=sys.stderr)  # noqa: T201 - the run's own log
+        with contextlib.suppress(OSError):  # the disk that the log is on may be full
+            print(f"clusterduck: {line}", file=sys.stderr)  # noqa: T201 - the run's own log
 
 
 def as_json(value: Any) -> str | None:

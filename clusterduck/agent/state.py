@@ -234,7 +234,8 @@ class AgentState:
             if need > 0:
                 self._asked += need
                 commands.append(Claim(need))
-        if not (self._busy or self._ready or self._asked or self._finished) and (self._draining or not self._left):
+        waiting = self._asked and not self._stopping  # a claim that hangs does not hold up the job's end
+        if not (self._busy or self._ready or waiting or self._finished) and (self._draining or not self._left):
             self._finished = True
             commands.append(Finish())
         return commands

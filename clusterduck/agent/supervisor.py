@@ -106,6 +106,7 @@ class Supervisor:
             job_id=job_id,
             environ=environ,
             reports=self._reports,
+            scratch=scratch,
             payload_copy=payload_copy,
             attach=self._attach,
             timers=self._timers,
@@ -117,11 +118,17 @@ class Supervisor:
         self._load = LoadWatch(Sampler(slots), self._attendance.groups, HEARTBEAT_S)
         self.fatal: str | None = None  # why the agent could not do its work, if so
         self.timed_out = False  # whether the job's time limit kept it from doing all
+        self.result_lost = False  # whether the result of a run could be kept nowhere
 
     @property
     def unsuccessful(self) -> int:
         """How many attempts ended otherwise than COMPLETED."""
         return self._state.unsuccessful
+
+    @property
+    def hurried(self) -> bool:
+        """Whether the job was told to end."""
+        return self._state.stopping
 
     @property
     def completed(self) -> int:
@@ -295,6 +302,7 @@ class Supervisor:
             self._give_up("the fork server ends as soon as it is started; see above for its own words")
 
     def _on_end(self, running: Running, verdict: Verdict) -> None:
+        self.result_lost = self.result_lost or bool(running.report.get("result_lost"))
         if verdict.state is State.COMPLETED and running.started_at is not None:
             self._deadline.ran(time.time() - running.started_at)
         elif not running.with_job:
@@ -318,6 +326,7 @@ class Supervisor:
             self._say(f"run {running.attempt.run} is put back into the queue: {entry.reason}")
             self._writer.record([requeued_event(entry, self._settings.batch)])
             self._writer.put_back(entry)
+            self._decide(decisions.MoreToClaim(self._state.left + 1))  # else this may have been the last one
         elif verdict.state in FAILED_STATES:
             self._writer.mark_failure(running.attempt)
 

@@ -13,17 +13,19 @@ import os
 import queue
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clusterduck import inbox
 from clusterduck.agent.claiming import Claiming, Haul
 from clusterduck.errors import ClusterduckError
-from clusterduck.events import Event
-from clusterduck.journal import JournalWriter
+from clusterduck.events import AttemptEnded, Event
+from clusterduck.journal import JournalWriter, encode
 from clusterduck.model import Attempt
 from clusterduck.queue import Requeued
+from clusterduck.result import move_result, with_lost_result
 
 #: How long to wait before trying again what the file system refused, in seconds: doubled from the first to the second.
 RETRY_FIRST_S, RETRY_MOST_S = 0.2, 5.0
@@ -62,6 +64,14 @@ class InboxRead:
     superseded: bool  # a later restart of the job has an agent
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """A result on the node's own disk that has to be put in place before the end of its attempt is reported."""
+
+    end: AttemptEnded
+    file: Path
+
+
 Answer = ClaimsMade | QueueSeen | PayloadFetched | InboxRead
 
 
@@ -94,11 +104,16 @@ class Writer:
         self._wake = wake
         self._say = say
         self._orders: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._reports: queue.SimpleQueue[tuple[list[Event], bool]] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._kept: list[_Kept] = []
+        self._last_words: Callable[[bool], Event] | None = None
+        self._lost_results = False
         self._sync = False
         self._folder_made = False
         self._failing_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._closing = threading.Event()  # what cannot be done now is not tried much longer
         self._abandon = threading.Event()
 
     def start(self) -> None:
@@ -108,14 +123,15 @@ class Writer:
     # --- for the wait loop: none of these waits
 
     def record(self, new: Iterable[Event], sync: bool = True) -> None:
-        """Have events written; with ``sync``, on disk before anything that is asked for later."""
-        taken = list(new)
+        """Have events written; with ``sync``, on disk before anything that is asked for later, unless the journal
+        cannot be written just then."""
+        self._reports.put((list(new), sync))
+        self._orders.put(self._flush_now)
 
-        def take() -> None:
-            self._journal.append(taken)
-            self._sync = self._sync or sync
-
-        self._orders.put(take)
+    def record_with_result(self, end: AttemptEnded, kept: Path) -> None:
+        """Have the end of an attempt written as soon as its result, which is kept on the node's own disk, is in
+        place."""
+        self._orders.put(lambda: self._kept.append(_Kept(end, kept)))
 
     def claim(self, count: int) -> None:
         """Have up to ``count`` attempts claimed; answered by :class:`ClaimsMade`."""
@@ -159,53 +175,118 @@ class Writer:
                 found.append(self._answers.get_nowait())
         return found
 
-    def close(self, patience_s: float) -> list[bytes]:
+    def close(self, patience_s: float, last_words: Callable[[bool], Event] | None = None) -> list[bytes]:
         """Write what is left and close the journal, trying for ``patience_s`` seconds.
+
+        Args:
+            patience_s: half of it goes to claims to be given back, results to be put in place and the like, which are
+                given up then; the rest to the journal.
+            last_words: the last event, made when all others are known; is told whether a result was lost.
 
         Returns the lines that could not be written.
         """
+        until = time.monotonic() + patience_s
+        self._last_words = last_words
         self._orders.put(None)
-        self._thread.join(patience_s)
+        self._thread.join(patience_s / 2)
+        self._closing.set()
+        self._thread.join(max(0.0, until - time.monotonic()))
         if self._thread.is_alive():
             self._abandon.set()
             self._thread.join(1.0)
-        return self._journal.pending_lines()
+        return self._unwritten()
+
+    def _unwritten(self) -> list[bytes]:
+        """Every line that is not known to be on disk; those of attempts whose results are not in place among them."""
+        lines = self._journal.pending_lines()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                lines += [encode(event) for event in self._reports.get_nowait()[0]]
+        return lines + [encode(kept.end) for kept in self._kept]
 
     # --- in the thread
 
     def _run(self) -> None:
         wait: float | None = None
-        closing = False
+        last = False
         while not self._abandon.is_set():
-            closing = self._take_orders(wait, closing)
-            if not self._flush(closing):
+            last = self._take_orders(wait, last)
+            if last and self._closing.is_set():
+                self._give_up_results()
+            if not self._put_results_in_place() or not self._flush(last):
                 wait = self._next_wait()
-            elif closing:
+            elif last:
                 return
             else:
                 wait = None
 
-    def _take_orders(self, wait: float | None, closing: bool) -> bool:
+    def _take_orders(self, wait: float | None, last: bool) -> bool:
         """Carry out all orders there are, waiting for one if there is none. Returns whether the last one has come."""
-        if closing:
-            self._abandon.wait(wait)
+        if last:
+            (self._abandon if self._closing.is_set() else self._closing).wait(wait)
             return True
         try:
             order = self._orders.get(timeout=wait)
             while order is not None:
-                order()
+                self._carry_out(order)
                 order = self._orders.get_nowait()
         except queue.Empty:
             return False
+        self._carry_out(self._give_back_unheard)
         return True
 
-    def _flush(self, closing: bool) -> bool:
+    def _give_back_unheard(self) -> None:
+        """Give back what was claimed when the wait loop had ended already."""
+        for answer in self.answers():
+            if isinstance(answer, ClaimsMade):
+                self._do_release(tuple(answer.haul.attempts))
+
+    def _carry_out(self, order: Callable[[], None]) -> None:
         try:
-            if not self._folder_made and (closing or self._journal.pending):
+            order()
+        except Exception:  # the thread is needed for all that follows
+            self._say(traceback.format_exc())
+
+    def _flush_now(self) -> None:
+        self._flush(last=False)
+
+    def _put_results_in_place(self) -> bool:
+        """Put kept results in place, and report the attempts whose result is there. Returns whether none is left."""
+        for kept in list(self._kept):
+            assert kept.end.result is not None
+            try:
+                move_result(kept.file, Path(kept.end.result))
+            except OSError as error:
+                self._note_trouble(f"the result of run {kept.end.run}.{kept.end.attempt}", error)
+                self._flush(last=False)
+                return False
+            self._reports.put(([kept.end], True))
+            self._kept.remove(kept)
+        return True
+
+    def _give_up_results(self) -> None:
+        for kept in list(self._kept):
+            reason = with_lost_result(kept.end.reason, f"until the job ended, {kept.end.result} was refused")
+            self._say(f"run {kept.end.run}.{kept.end.attempt}: {reason}")
+            self._reports.put(([replace(kept.end, reason=reason, result=None)], True))
+            self._kept.remove(kept)
+            self._lost_results = True
+
+    def _flush(self, last: bool) -> bool:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                new, sync = self._reports.get_nowait()
+                self._journal.append(new)
+                self._sync = self._sync or sync
+        if last and self._last_words is not None:
+            self._journal.append([self._last_words(self._lost_results)])
+            self._last_words = None
+        try:
+            if not self._folder_made and (last or self._journal.pending):
                 for folder in (self._folder.parent, self._folder):
                     folder.mkdir(0o700, exist_ok=True)
                 self._folder_made = True
-            if closing:
+            if last:
                 self._journal.close()
             elif self._journal.pending:
                 self._journal.flush(sync=self._sync)
@@ -213,9 +294,10 @@ class Writer:
         except OSError as error:
             self._keep(error)
             return False
-        if self._failing_since is not None:
+        if self._failing_since is not None and not self._kept:
             self._failing_since = None
-            self._spool.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it goes with the node's own folder
+                self._spool.unlink(missing_ok=True)
             self._say("the journal can be written again; nothing was lost")
         return True
 
@@ -227,9 +309,12 @@ class Writer:
             os.replace(beside, self._spool)
         except OSError as spool_error:
             kept = f"in memory, for the node's own disk cannot be written either ({spool_error})"
+        self._note_trouble("the journal", error, kept)
+
+    def _note_trouble(self, what: str, error: OSError, kept: str = "on the node's own disk") -> None:
         if self._failing_since is None:
             self._failing_since = time.monotonic()
-            self._say(f"the journal cannot be written ({error}): runs go on, reports are kept {kept}")
+            self._say(f"{what} cannot be written ({error}): runs go on, reports are kept {kept}")
 
     def _next_wait(self) -> float:
         failing = time.monotonic() - (self._failing_since or time.monotonic())
@@ -240,7 +325,10 @@ class Writer:
         self._wake()
 
     def _insist(self, action: Callable[[], None], what: str) -> None:
-        """Do something on the shared file system, again and again while it fails in a way that may pass."""
+        """Do something on the shared file system, again and again while it fails in a way that may pass.
+
+        Reports go on being written meanwhile, or kept, and requests are taken.
+        """
         wait = RETRY_FIRST_S
         while True:
             try:
@@ -248,7 +336,10 @@ class Writer:
             except OSError as error:
                 if wait == RETRY_FIRST_S:
                     self._say(f"cannot {what} ({error}): trying again")
-                if self._abandon.wait(wait):
+                self._flush_now()
+                self._do_read_inbox()
+                if self._closing.wait(wait):
+                    self._say(f"could not {what} ({error})")
                     return
                 wait = min(RETRY_MOST_S, wait * 2)
             else:
@@ -256,8 +347,10 @@ class Writer:
 
     def _do_claim(self, count: int) -> None:
         haul = Haul()
-        self._insist(lambda: self._claiming.claim(count, haul), "claim a run")
-        self._answer(ClaimsMade(count, haul))
+        try:
+            self._insist(lambda: self._claiming.claim(count, haul), "claim a run")
+        finally:
+            self._answer(ClaimsMade(count, haul))
 
     def _do_release(self, attempts: tuple[Attempt, ...]) -> None:
         for attempt in attempts:
@@ -275,15 +368,15 @@ class Writer:
         self._answer(QueueSeen(self._claiming.left))
 
     def _do_read_inbox(self) -> None:
-        try:
+        requests: list[inbox.Request] = []
+        superseded = False
+        with contextlib.suppress(OSError):  # it is asked for again; and what was taken is not forgotten
             requests, refused = inbox.take(self._folder / "inbox")
+            for sentence in refused:
+                self._say(sentence)
             restart = self._folder.name.partition(".")[0]
             others = [name.partition(".")[0] for name in os.listdir(self._folder.parent)]
-        except OSError:
-            return  # it is asked for again
-        for sentence in refused:
-            self._say(sentence)
-        superseded = any(other.isdecimal() and int(other) > int(restart) for other in others)
+            superseded = any(other.isdecimal() and int(other) > int(restart) for other in others)
         if requests or superseded:
             self._answer(InboxRead(requests, superseded))
 
@@ -297,6 +390,6 @@ class Writer:
             except ClusterduckError as error:
                 return self._answer(PayloadFetched(str(error)))
             except OSError as error:
-                if time.monotonic() > until or self._abandon.wait(wait):
+                if time.monotonic() > until or self._closing.wait(wait):
                     return self._answer(PayloadFetched(f"The payload of the launch cannot be read: {error}."))
                 wait = min(RETRY_MOST_S, wait * 2)

@@ -405,6 +405,13 @@ def test_failed_attempts_are_tried_again_as_often_as_asked(bench: Bench) -> None
     assert (folder / ".hydra.attempt-1" / "config.yaml").exists()
 
 
+def test_the_last_run_is_tried_again_too(bench: Bench) -> None:
+    bench.plan("fails_once")
+    agent = bench.start(slots=2, max_retries=1, retry_on=["FAILED"])
+    assert bench.wait(agent) == 1
+    assert (bench.ended(0).state, bench.ended(0, 2).state) == ("FAILED", "COMPLETED")
+
+
 def test_after_too_many_failures_nothing_more_is_started(bench: Bench) -> None:
     bench.plan("fails", "fails", "returns", "returns", "returns")
     agent = bench.start(slots=1, max_failures=2, share_runs=True)  # not claimed ahead at the end

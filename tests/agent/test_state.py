@@ -106,10 +106,17 @@ def test_an_idle_slot_takes_what_is_put_into_the_queue_later() -> None:
     assert not state.idle
 
 
-def test_a_claim_that_comes_after_stopping_is_given_back() -> None:
+def test_a_claim_that_hangs_does_not_hold_up_the_end_and_is_given_back_when_it_comes() -> None:
     state = AgentState(slots=1, left=3, alone=True)
     state.handle(SlotOpened(0))
-    assert state.handle(StopAsked(State.CANCELLED, "stop", 5.0)) == []
+    assert state.handle(StopAsked(State.CANCELLED, "stop", 5.0)) == [Finish()]
+    assert state.handle(Claimed(1, attempts(0, 1), 2)) == [Release(attempts(0, 1))]
+
+
+def test_a_claim_that_comes_after_draining_is_given_back() -> None:
+    state = AgentState(slots=1, left=3, alone=True)
+    state.handle(SlotOpened(0))
+    assert state.handle(Drained()) == []
     assert state.handle(Claimed(1, attempts(0, 1), 2)) == [Release(attempts(0, 1)), Finish()]
 
 
