@@ -20,6 +20,9 @@ HIDDEN = ".clusterduck"
 LEDGER_NAME = "ledger.db"
 LEDGER_VARIABLE = "CLUSTERDUCK_LEDGER"
 
+#: How the names of pruned sweeps' files begin.
+PRUNED = ".pruned."
+
 
 def make_private_folder(path: Path) -> Path:
     """Create ``path`` and its missing parents; ``path`` itself is for the owner alone. Returns ``path``."""
@@ -111,11 +114,21 @@ class LedgerPaths:
 
     def sweep_ids(self) -> list[str]:
         """Every sweep of the project, by listing one folder."""
+        return self.listed()[0]
+
+    def listed(self) -> tuple[list[str], list[str]]:
+        """Every sweep of the project, and those that were pruned from it, by listing one folder."""
         try:
             with os.scandir(self.sweeps) as entries:
-                return sorted(entry.name for entry in entries if not entry.name.startswith("."))
+                names = sorted(entry.name for entry in entries)
         except FileNotFoundError:
-            return []
+            return [], []
+        pruned = [name[len(PRUNED) :] for name in names if name.startswith(PRUNED)]
+        return [name for name in names if not name.startswith(".")], pruned
+
+    def pruned(self, sweep: str) -> Path:
+        """What tells every host that a sweep was pruned: its own file, renamed."""
+        return self.sweeps / f"{PRUNED}{sweep}"
 
     def sweep_root(self, sweep: str) -> Path | None:
         """A sweep's root, ``<sweep dir>/.clusterduck/<id>``; None while its file is being written or removed."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from clusterduck.cli.output import narrate
 from clusterduck.errors import ClusterduckError, ConfigError, LedgerError, NotFoundError
-from clusterduck.ledger import queries
+from clusterduck.ledger import condition, queries
 from clusterduck.ledger.publish import publish
 from clusterduck.ledger.replica import Replica
 from clusterduck.paths import LedgerPaths, require_ledger
@@ -138,12 +138,16 @@ def opened(options: argparse.Namespace) -> Iterator[View]:
     try:
         with Replica.open(ledger) as replica:
             view = View(ledger, replica)
+            before = condition.look(ledger)
             view.catch_up()
             view.look_at_jobs()
             yield view
             sys.stdout.flush()  # the reader has what was asked for before we go on
+            if replica.mended is not None:
+                narrate(f"{replica.mended}; it was made anew from the journals")
             try:
-                publish(replica, ledger, wait_s=PUBLISH_WAIT_S)
+                if publish(replica, ledger, wait_s=PUBLISH_WAIT_S) and before in condition.MENDED:
+                    narrate(f"the ledger {ledger} {before.value}: a new one, made from the journals, took its place")
             except (OSError, LedgerError) as error:
                 narrate(str(error))
     except sqlite3.Error as error:

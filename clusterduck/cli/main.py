@@ -10,11 +10,13 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import NoReturn
 
 import clusterduck
 from clusterduck.cli.acting import add_acts
 from clusterduck.cli.exit_codes import ExitCode, epilog
+from clusterduck.cli.keeping import add_keeping
 from clusterduck.errors import ClusterduckError, ConfigError, NotFoundError
 from clusterduck_tui import options as dashboard_options
 
@@ -128,6 +130,7 @@ def parser() -> argparse.ArgumentParser:
     dashboard_options.add_to(tui)
 
     add_acts(lambda name, what, examples, verb: _command(commands, name, what, examples, verb), _SWEEP)
+    add_keeping(partial(_command, commands), _SWEEP)
     return top
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from clusterduck.ledger import times
 from clusterduck.ledger.fold import immediate
+from clusterduck.ledger.forget import forget
 from clusterduck.ledger.tables import storable
 from clusterduck.paths import LedgerPaths, SweepPaths, require_own
 
@@ -53,7 +54,10 @@ def due(connection: sqlite3.Connection, ledger: Path, now: float, look_at: Colle
     }
     paths = LedgerPaths(ledger)
     found = []
-    for sweep in paths.sweep_ids():
+    sweeps, pruned = paths.listed()
+    for sweep in known.keys() & set(pruned).difference(sweeps):
+        forget(connection, sweep)
+    for sweep in sweeps:
         known_root, visited_at, last_event_at, is_alive = known.get(sweep, (None, None, None, False))
         is_whole = True
         if visited_at is not None and last_event_at is not None and sweep not in look_at:

@@ -17,7 +17,7 @@ import stat
 import struct
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,7 +43,9 @@ class _Known:
     offsets: dict[str, int] = field(default_factory=dict)
 
 
-def publish(replica: Replica, ledger: Path, if_older_than_s: float = 0.0, wait_s: float = WAIT_S) -> bool:
+def publish(
+    replica: Replica, ledger: Path, if_older_than_s: float = 0.0, wait_s: float = WAIT_S, *, anew: bool = False
+) -> bool:
     """Put a snapshot of the replica into the ledger's place, if it knows more than the ledger that stands there.
 
     Args:
@@ -51,6 +53,8 @@ def publish(replica: Replica, ledger: Path, if_older_than_s: float = 0.0, wait_s
         ledger: the ledger's path.
         if_older_than_s: do nothing if somebody published within the last so many seconds.
         wait_s: how long to wait for somebody who is publishing right now.
+        anew: the replica was folded anew, so it is right where the two differ: it may know just as much, and less
+            where the ledger claims to have read what is not there.
 
     Returns:
         Whether the ledger was replaced.
@@ -60,14 +64,14 @@ def publish(replica: Replica, ledger: Path, if_older_than_s: float = 0.0, wait_s
             one cannot be written.
     """
     ledger = Path(os.path.abspath(ledger))
-    if not is_older_than(ledger, if_older_than_s) or not _is_news(replica, _published(ledger)):
+    if not is_older_than(ledger, if_older_than_s) or not _is_news(replica, _published(ledger), anew):
         return False
     try:
         with hold(ledger, wait_s) as token:
             if token is None or not is_older_than(ledger, if_older_than_s):
                 return False
             _remove_leavings(ledger)
-            return _replace(replica, ledger, token)
+            return _replace(replica, ledger, token, anew)
     except (OSError, sqlite3.Error) as error:
         raise LedgerError(f"The ledger {ledger} could not be published: {error}. Nothing recorded is lost.") from error
 
@@ -85,9 +89,9 @@ def is_older_than(ledger: Path, seconds: float) -> bool:
     return info.st_size == 0 or abs(time.time() - info.st_mtime) >= seconds  # the server's clock may be ahead of ours
 
 
-def _replace(replica: Replica, ledger: Path, token: str) -> bool:
+def _replace(replica: Replica, ledger: Path, token: str, anew: bool) -> bool:
     known = _published(ledger)
-    if not _is_news(replica, known):
+    if not _is_news(replica, known, anew):
         return False
     snapshot = replica.path.with_name(f"snapshot-{os.getpid()}-{secrets.token_hex(4)}.db")
     beside = ledger.with_name(f".{ledger.name}.{token}")
@@ -95,7 +99,7 @@ def _replace(replica: Replica, ledger: Path, token: str) -> bool:
         mine = _snapshot(replica, snapshot, known)
         _copy(snapshot, beside)
         newest = _published(ledger)
-        if newest != known and not _is_newer(mine, newest, LedgerPaths(ledger)):
+        if newest != known and not _is_newer(mine, newest, LedgerPaths(ledger), anew):
             return False  # somebody took us for dead, and was faster
         os.rename(beside, ledger)
         _sync_folder(ledger.parent)
@@ -105,25 +109,49 @@ def _replace(replica: Replica, ledger: Path, token: str) -> bool:
     return True
 
 
-def _is_news(replica: Replica, known: _Known) -> bool:
+def _is_news(replica: Replica, known: _Known, anew: bool) -> bool:
     mine = _known(replica.connection)
-    return _is_newer(mine, known, LedgerPaths(replica.ledger))
+    return _is_newer(mine, known, LedgerPaths(replica.ledger), anew)
 
 
-def _is_newer(mine: _Known, theirs: _Known, paths: LedgerPaths) -> bool:
-    """Whether ``mine`` is behind ``theirs`` in no journal (but for journals that were deleted), and ahead somewhere."""
+def _is_newer(mine: _Known, theirs: _Known, paths: LedgerPaths, anew: bool) -> bool:
+    """Whether ``mine`` is behind ``theirs`` in no journal (but for those that were deleted), and ahead somewhere.
+
+    To have forgotten a pruned sweep is to be ahead, too.
+    """
     behind = {name: offset for name, offset in theirs.offsets.items() if mine.offsets.get(name, 0) < offset}
     if behind:
         roots = paths.sweep_roots()
-        for name in behind:
+        for name, offset in behind.items():
             sweep, _, inside = name.partition("/")
-            if name in mine.offsets or (sweep in roots and (roots[sweep] / inside).exists()):
+            there = _size(roots[sweep] / inside) if sweep in roots else None
+            if anew:
+                if there is not None and there >= offset:
+                    return False
+            elif name in mine.offsets or there is not None:
                 return False
     return (
-        mine.schema_version > theirs.schema_version
+        anew
+        or mine.schema_version > theirs.schema_version
         or theirs.generation < 0
         or any(offset > theirs.offsets.get(name, 0) for name, offset in mine.offsets.items())
+        or _has_pruned(theirs.offsets.keys() - mine.offsets.keys(), paths)
     )
+
+
+def _has_pruned(names: Collection[str], paths: LedgerPaths) -> bool:
+    """Whether any of these journals is a pruned sweep's."""
+    if not names:
+        return False
+    sweeps, pruned = paths.listed()
+    return not {name.partition("/")[0] for name in names}.isdisjoint(set(pruned).difference(sweeps))
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return None
 
 
 def _known(connection: sqlite3.Connection) -> _Known:

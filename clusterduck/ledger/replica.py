@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -22,6 +23,9 @@ from clusterduck.ledger.tables import storable
 from clusterduck.paths import LedgerPaths, make_private_folder, require_own
 
 NAME = "replica.db"
+
+#: How the name of one begins that is being folded anew.
+_ANEW = "anew-"
 
 #: How long a process waits for another's transaction, in seconds. Transactions take hundredths of one.
 BUSY_S = 30.0
@@ -56,11 +60,13 @@ class Replica:
         ledger: the ledger's path.
         path: the replica's own file.
         connection: in WAL mode and autocommit; may be replaced by :meth:`catch_up`, so ask for it each time.
+        mended: what was wrong with the file that was thrown away, in a sentence; None if it was sound.
     """
 
-    def __init__(self, ledger: Path, clock: Callable[[], float]) -> None:
+    def __init__(self, ledger: Path, clock: Callable[[], float], name: str = NAME) -> None:
         self.ledger = Path(os.path.abspath(ledger))
-        self.path = LedgerPaths(self.ledger).replica_folder / NAME
+        self.path = LedgerPaths(self.ledger).replica_folder / name
+        self.mended: str | None = None
         self._clock = clock
         self.connection = self._open()
 
@@ -73,6 +79,41 @@ class Replica:
             UnsafePathError: if somebody else owns, or could write, its folder.
         """
         return cls(ledger, clock)
+
+    @classmethod
+    def anew(cls, ledger: Path, clock: Callable[[], float] = time.time) -> Replica:
+        """An empty file beside the replica, to be filled and then to :meth:`take_its_place`.
+
+        Raises:
+            LedgerError: if it cannot be made.
+            UnsafePathError: if somebody else owns, or could write, its folder.
+        """
+        _remove_leavings(LedgerPaths(Path(os.path.abspath(ledger))).replica_folder)
+        return cls(ledger, clock, f"{_ANEW}{os.getpid()}-{secrets.token_hex(4)}.db")
+
+    def take_its_place(self) -> None:
+        """Become this host's replica. Who has the old one open reads on in it, and opens this one when catching up.
+
+        Raises:
+            LedgerError: if the file cannot be put there.
+        """
+        target = self.path.with_name(NAME)
+        try:
+            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self.connection.close()
+            with self._locked():
+                _discard(target)
+                os.rename(self.path, target)
+                self.path = target
+                self.connection = self._connect()
+        except (OSError, sqlite3.Error) as error:
+            raise _unusable(self.path, error) from error
+
+    def discard(self) -> None:
+        """Close the file and remove it, if it has not taken the replica's place."""
+        self.close()
+        if self.path.name != NAME:
+            _discard(self.path)
 
     def __enter__(self) -> Replica:
         return self
@@ -112,6 +153,7 @@ class Replica:
         damaged = not self._is_replaced()
         self.connection.close()
         if damaged:
+            self.mended = f"the replica {self.path} was damaged"
             with self._locked():
                 _discard(self.path)
         self.connection = self._open()
@@ -129,6 +171,7 @@ class Replica:
                 except sqlite3.DatabaseError as error:
                     if not _is_damage(error):
                         raise
+                    self.mended = f"the replica {self.path} was not sound ({error})"
                 _discard(self.path)
                 return self._connect()
         except (OSError, sqlite3.Error) as error:
@@ -232,6 +275,14 @@ class Replica:
             if visit.is_whole and not more:
                 discovery.note(self.connection, visit, self._clock())
         return FoldReport(events, journals, tuple(problems), more, time.monotonic() - start)
+
+
+def _remove_leavings(folder: Path) -> None:
+    """Remove what processes that died, all of this host, have begun to fold anew."""
+    for path in folder.glob(f"{_ANEW}*.db"):
+        pid = path.name[len(_ANEW) :].partition("-")[0]
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
+            _discard(path)
 
 
 def _discard(path: Path) -> None:
