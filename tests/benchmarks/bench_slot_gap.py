@@ -38,7 +38,7 @@ def gaps(folder: Path, runs: int) -> list[float]:
 
 
 def floor(folder: Path, runs: int) -> list[float]:
-    """Seconds from a fork to the function's first line, by Hydra alone: Hydra loaded, its configuration composed once."""
+    """Seconds from a fork to the first line of the function, by Hydra alone, loaded and with its sweep composed."""
     from hydra import version
     from hydra._internal.callbacks import Callbacks
     from hydra._internal.hydra import Hydra
