@@ -9,7 +9,8 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = ("clusterduck", "hydra_plugins", "example", "pyproject.toml", "README.md")
+PACKAGES = ("clusterduck", "clusterduck_tui", "hydra_plugins")
+SHIPPED = (*PACKAGES, "example", "pyproject.toml", "README.md")
 
 _TELL_LAUNCHERS = """
 import hydra

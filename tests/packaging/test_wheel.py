@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from environments import Environment, copy_sources
+from environments import PACKAGES, Environment, copy_sources
 
 pytestmark = pytest.mark.packaging
 
@@ -26,9 +26,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.partition("/")[0] for name in names}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"clusterduck", "hydra_plugins"}
+    assert {top for top in tops if not top.endswith(".dist-info")} == set(PACKAGES)
     assert "hydra_plugins/__init__.py" not in names, "hydra_plugins is shared with other packages"
     assert "hydra_plugins/clusterduck_launcher/__init__.py" in names
+    assert "clusterduck_tui/clusterduck.tcss" in names
 
 
 def test_the_wheel_alone_runs_the_example(wheel: Path, tmp_path: Path) -> None:
