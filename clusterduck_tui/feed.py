@@ -23,7 +23,7 @@ from clusterduck.ledger.publish import publish
 from clusterduck.ledger.queries import SlotNow
 from clusterduck.ledger.replica import Replica
 from clusterduck.paths import LedgerPaths
-from clusterduck.reconcile import close_dead_batches, is_anything_open, look_at_jobs
+from clusterduck.reconcile import close_dead_batches, look_at_jobs
 from clusterduck_tui.messages import (
     ActivityRead,
     Interest,
@@ -50,8 +50,9 @@ RETRY_S = 2.0
 #: Reading takes at most this part of the time: what takes long is read again less often.
 SHARE = 0.1
 
-#: Seconds between two looks at the jobs, and between two publications of what this host has folded.
+#: Seconds between two looks at the jobs (or for new ones), and between two publications of what this host has folded.
 JOBS_INTERVAL_S = 5.0
+NO_JOBS_INTERVAL_S = 1.0
 PUBLISH_INTERVAL_S = 60.0
 
 #: Seconds of load that a node's card shows.
@@ -301,15 +302,17 @@ class JobsWatch(threading.Thread):
             return
         with Replica.open(ledger) as replica:
             while not self._stop.is_set():
-                self._look(ledger, replica)
-                if self._stop.wait(JOBS_INTERVAL_S) or self._find() != ledger:
+                interval = JOBS_INTERVAL_S if self._look(ledger, replica) else NO_JOBS_INTERVAL_S
+                if self._stop.wait(interval) or self._find() != ledger or not replica.path.exists():
                     return
 
-    def _look(self, ledger: Path, replica: Replica) -> None:
-        if is_anything_open(replica.connection):
+    def _look(self, ledger: Path, replica: Replica) -> bool:
+        """Look once; tells whether there are jobs that live."""
+        is_alive = bool(live_batches(replica.connection))
+        if is_alive:
             outlook = look_at_jobs(ledger, replica)
             if self._stop.is_set():
-                return
+                return True
             self._post(JobsRead(outlook.jobs, outlook.trouble))
             if not self._read_only:
                 close_dead_batches(ledger, replica, outlook)
@@ -318,6 +321,7 @@ class JobsWatch(threading.Thread):
         if not self._read_only and time.monotonic() >= self._publish_at:
             self._publish_at = time.monotonic() + PUBLISH_INTERVAL_S
             publish(replica, ledger, if_older_than_s=PUBLISH_INTERVAL_S / 2, wait_s=0.0)
+        return is_alive
 
 
 def no_ledger(ledger: Path | None) -> str:

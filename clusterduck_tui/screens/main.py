@@ -177,6 +177,7 @@ class MainScreen(Screen[None]):
     def deliver(self, message: Message, subject: str) -> None:
         """Something was read for a view."""
         self.view(subject).receive(message)
+        self._may_offer_other_things()
 
     @on(View.InterestChanged)
     def _interest_changed(self) -> None:

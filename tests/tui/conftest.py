@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -96,7 +97,7 @@ def opened(project: Path) -> Open:
 @pytest.fixture
 def tmux() -> str:
     """Where tmux is."""
-    found = shutil.which("tmux")
+    found = shutil.which("tmux", path=f"{os.defpath}:/usr/local/bin")
     if found is None:
         pytest.skip("tmux is not installed")
     return found

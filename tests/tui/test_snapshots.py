@@ -1,0 +1,117 @@
+"""How the views look at 80x24 and 200x50: their text is what was approved, their colours can be read in light and dark.
+
+``APPROVE_SCREENS=1`` in the environment takes what is seen as approved; look at what changed before committing it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dashboards import Open, Opened, until
+from journals_builder import SweepBuilder
+from rich.color import ColorTriplet
+from textual.filter import Monochrome
+
+APPROVED = Path(__file__).parent / "approved"
+VIEWS = {"1": "overview", "2": "nodes", "3": "timeline", "4": "runs", "5": "run", "6": "activity"}
+
+
+#: What stands there once all of a view is there.
+SEEN = {"1": "Jobs of train-bb3fg", "2": "3 of 4", "3": "node7/3", "4": "T TIMEOUT", "5": "attempt 1", "6": "job 9000"}
+
+
+@pytest.fixture
+def _still() -> Iterator[None]:
+    """A clock that stands, in UTC."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "UTC")
+        time.tzset()
+        patch.setattr(time, "time", lambda: 1_760_000_230.0)
+        yield
+    time.tzset()
+
+
+@pytest.fixture
+def _sweeps(project: Path, monkeypatch: pytest.MonkeyPatch, _still: None) -> None:
+    """A sweep that is over and one that is at work, at fixed times and in folders of fixed names."""
+    monkeypatch.chdir(project)
+    over = SweepBuilder(Path(), "train-aa2de", start=1_759_900_000.0)
+    over.write_all(runs=40)
+    live = SweepBuilder(Path(), "train-bb3fg", start=1_760_000_000.0)
+    live.write(live.launch_journal(), live.launch(12))
+    at = live.start + 100
+    events = [live.agent_started(at, "node7")]
+    for run in range(4):
+        state = "TIMEOUT" if run == 3 else "COMPLETED"
+        events += [live.started(at + 1, run, slot=run), live.ended(at + 31 + run, run, state=state, started_at=at + 1)]
+    events += [live.started(at + 40 + run, run, slot=run - 4) for run in (4, 5, 6)]
+    events += [live.beat(at + second, 3) for second in range(10, 125, 10)]
+    live.write(live.agent_journal(), events, close=False)
+
+
+async def look(it: Opened, key: str) -> None:
+    """Bring a view to the front, and wait until all of it is there."""
+    await it.press("1")
+    await until(lambda: bool(it.app.known.jobs), it.pilot)
+    await it.press("4")
+    await it.see("R RUNNING", "node7/2")
+    await it.press("g", "j", "j", "j")
+    await it.press(key)
+    await it.see(SEEN[key])
+
+
+@pytest.mark.usefixtures("_sweeps")
+@pytest.mark.parametrize("size", [(80, 24), (200, 50)])
+@pytest.mark.parametrize("key", list(VIEWS))
+async def test_text(opened: Open, key: str, size: tuple[int, int]) -> None:
+    file = APPROVED / f"{VIEWS[key]}-{size[0]}x{size[1]}.txt"
+    async with opened(size=size) as it:
+        await look(it, key)
+        if os.environ.get("APPROVE_SCREENS") == "1":
+            await it.pilot.pause(1.0)
+            APPROVED.mkdir(exist_ok=True)
+            file.write_text(it.text + "\n", encoding="utf-8")
+        approved = file.read_text(encoding="utf-8").rstrip("\n")
+        await it.fact(lambda: it.text.rstrip("\n") == approved)
+
+
+@pytest.mark.usefixtures("_sweeps")
+@pytest.mark.parametrize("theme", ["textual-dark", "textual-light"])
+async def test_what_is_written_can_be_read(opened: Open, theme: str) -> None:
+    async with opened() as it:
+        it.app.theme = theme
+        for key in VIEWS:
+            await look(it, key)
+            await it.pilot.pause()
+            for strip in it.app.screen._compositor.render_strips():
+                for segment in strip.apply_filter(it.app._filters[0], it.app.background_colors[0]):
+                    style = segment.style
+                    if not segment.text.strip(" ─░█▌▏▎▍▋▊▉▁▂▃▄▅▆▇") or style is None or style.dim:
+                        continue
+                    if style.color is not None and style.bgcolor is not None:
+                        front, back = style.color.get_truecolor(), style.bgcolor.get_truecolor()
+                        assert contrast(front, back) > 1.9, (key, segment)
+
+
+def contrast(one: ColorTriplet, other: ColorTriplet) -> float:
+    """By how much the lighter one is lighter, from 1 to 21. Source: WCAG 2, relative luminance."""
+
+    def luminance(colour: ColorTriplet) -> float:
+        parts = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in colour.normalized]
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.usefixtures("_sweeps")
+async def test_without_colours_nothing_is_lost(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    async with opened() as it:
+        assert any(isinstance(one, Monochrome) for one in it.app._filters)
+        await look(it, "4")
+        await it.see("T TIMEOUT", "R RUNNING", "C COMPLETED")
