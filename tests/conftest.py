@@ -33,7 +33,7 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 @pytest.fixture(scope="session", autouse=True)
 def _signals_of_a_terminal() -> None:
-    """A shell's background job, or nohup, ignores some signals, and what it starts would too: then Ctrl-C does nothing."""
+    """A shell's background job, or nohup, ignores some signals, and what it starts would too: no Ctrl-C there."""
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
