@@ -131,7 +131,9 @@ class Attendance:
 
     def hear_server(self) -> None:
         """Take what the fork server has to say."""
-        messages = self._starter.receive(lambda: [each for each in self.running.values() if each.pid is None])
+        messages = self._starter.receive(
+            lambda: [each for each in self.running.values() if each.pid is None], lambda: list(self.groups().values())
+        )
         self.take_reports()  # what a run said comes before the news that it ended
         for message in messages:
             running = self._find(message["attempt"])

@@ -42,6 +42,7 @@ class _Server:
         self._connection = connection
         self._common: dict[str, Any] = {}
         self._runs: dict[int, str] = {}  # process id -> attempt
+        self._minded: dict[int, bytes] = {}  # an earlier server's runs: process id -> when it was started
 
     def serve(self) -> dict[str, Any] | None:
         """Serve; returns in the server with None at its end, and in every child with what it is to run."""
@@ -71,11 +72,18 @@ class _Server:
                         return order
         for pid in self._runs:
             _kill_group(pid)
+        for pid, start in self._minded.items():
+            if _start_of(pid) == start:  # else it has ended, and its number may be anybody's
+                _kill_group(pid)
         return None
 
     def _obey(self, message: dict[str, Any]) -> dict[str, Any] | None:
         if message["do"] == "prepare":
             self._prepare(message)
+            return None
+        if message["do"] == "mind":
+            starts = {pid: _start_of(pid) for pid in message["pids"]}
+            self._minded |= {pid: start for pid, start in starts.items() if start is not None}
             return None
         try:
             pid = os.fork()
@@ -128,6 +136,14 @@ class _Server:
             self._connection.send(json.dumps(message).encode())
         except (BrokenPipeError, ConnectionResetError):
             return  # the agent is gone: the next look at the connection ends us
+
+
+def _start_of(pid: int) -> bytes | None:
+    """When a process was started, in the kernel's own count (field 22 of ``/proc/<pid>/stat``, proc(5))."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19]
+    except OSError:
+        return None
 
 
 def _kill_group(pid: int) -> None:

@@ -80,15 +80,16 @@ class Starter:
         self._waiting.remove(running)
         return True
 
-    def receive(self, unstarted: Callable[[], list[Running]]) -> list[dict[str, Any]]:
+    def receive(self, unstarted: Callable[[], list[Running]], started: Callable[[], list[int]]) -> list[dict[str, Any]]:
         """What the server has to say of runs: messages that they ``started``, ``ended``, or were ``refused``.
 
         Args:
             unstarted: tells which runs it was told to start and has not reported; a new server is told again.
+            started: tells which process groups run; a new server kills those of an earlier one, too, when we die.
         """
         messages = self._server.receive()
         if messages is None:
-            return self._replace(unstarted())
+            return self._replace(unstarted(), started())
         found: list[dict[str, Any]] = []
         for message in messages:
             if message["did"] == "prepared":
@@ -117,7 +118,7 @@ class Starter:
         self._attach(server, True)
         return server
 
-    def _replace(self, unstarted: list[Running]) -> list[dict[str, Any]]:
+    def _replace(self, unstarted: list[Running], started: list[int]) -> list[dict[str, Any]]:
         self._attach(self._server, False)
         self._server.close()
         self._server.process.wait()
@@ -131,6 +132,7 @@ class Starter:
         self._say("the fork server died; its runs go on, a new one is started")
         self._waiting += [running for running in unstarted if running not in self._waiting]
         self._server = self._new_server()
+        self._send({"do": "mind", "pids": started})
         for launch in launches:
             self.prepare(launch)
         return []

@@ -192,6 +192,17 @@ def test_runs_survive_their_fork_server_and_others_are_started_by_a_new_one(benc
     assert all((bench.folder / f"done-{run}").read_text() == "begun 1\n" for run in range(4))
 
 
+def test_no_run_outlives_an_agent_that_is_killed_after_its_fork_server(bench: Bench) -> None:
+    bench.plan("waits", "stubborn")
+    agent = bench.start(slots=2)
+    pids = [bench.running(0), bench.running(1)]
+    fork_server_of(agent).kill()
+    until(lambda: "a new one is started" in bench.log(), "the death of the fork server is noticed")
+    agent.kill()
+    agent.wait(60)
+    until(lambda: not any(psutil.pid_exists(pid) for pid in pids), "the runs are gone")
+
+
 def test_a_fork_server_that_cannot_start_is_no_endless_loop(bench: Bench) -> None:
     bench.plan("returns")
     (bench.folder / "broken").mkdir()
