@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -82,6 +85,9 @@ class Dashboard(App[None]):
         self.feed.start()
         self.jobs_watch.start()
         self.set_interval(CLOCK_S, self._tick)
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGHUP):  # killed, or its terminal is: leave it as it was
+                asyncio.get_running_loop().add_signal_handler(number, self.exit, None, 128 + number)
 
     async def on_unmount(self) -> None:
         """Read no more; nobody waits for what is being read."""

@@ -23,7 +23,7 @@ from clusterduck.ledger.publish import publish
 from clusterduck.ledger.queries import SlotNow
 from clusterduck.ledger.replica import Replica
 from clusterduck.paths import LedgerPaths
-from clusterduck.reconcile import close_dead_batches, look_at_jobs
+from clusterduck.reconcile import close_dead_batches, is_anything_open, look_at_jobs
 from clusterduck_tui.messages import (
     ActivityRead,
     Interest,
@@ -307,9 +307,9 @@ class JobsWatch(threading.Thread):
                     return
 
     def _look(self, ledger: Path, replica: Replica) -> bool:
-        """Look once; tells whether there are jobs that live."""
-        is_alive = bool(live_batches(replica.connection))
-        if is_alive:
+        """Look once; tells whether there are jobs that live, or may."""
+        is_open = is_anything_open(replica.connection)
+        if is_open:
             outlook = look_at_jobs(ledger, replica)
             if self._stop.is_set():
                 return True
@@ -321,7 +321,7 @@ class JobsWatch(threading.Thread):
         if not self._read_only and time.monotonic() >= self._publish_at:
             self._publish_at = time.monotonic() + PUBLISH_INTERVAL_S
             publish(replica, ledger, if_older_than_s=PUBLISH_INTERVAL_S / 2, wait_s=0.0)
-        return is_alive
+        return is_open
 
 
 def no_ledger(ledger: Path | None) -> str:
