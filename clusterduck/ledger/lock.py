@@ -54,8 +54,8 @@ def hold(ledger: Path, wait_s: float) -> Iterator[str | None]:
 def _take(path: Path, token: str) -> bool:
     """Make the lock: written beside and linked into place, so that it names its owner from its first instant."""
     beside = path.with_name(f"{path.name}.{token}")
-    beside.write_text(token, encoding="utf-8")
     try:
+        beside.write_text(token, encoding="utf-8")
         os.link(beside, path)
     except FileExistsError:
         return _owner(path) == token  # NFS may have carried out a request whose answer was lost

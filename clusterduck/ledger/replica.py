@@ -247,7 +247,11 @@ class Replica:
         events = journals = 0
         problems: list[str] = []
         more = False
-        for visit in discovery.due(self.connection, self.ledger, self._clock(), look_at):
+        try:
+            visits = discovery.due(self.connection, self.ledger, self._clock(), look_at)
+        except OSError as error:
+            return FoldReport(problems=(f"The project's sweeps cannot be listed: {error}",))
+        for visit in visits:
             if more or (journals and is_time_up()):
                 more = True
                 break
