@@ -162,7 +162,7 @@ class FaultySweep:
 
     # --- what is waited for
 
-    def until(self, condition: Callable[[], T], what: str, seconds: float = 20.0) -> T:
+    def until(self, condition: Callable[[], T], what: str, seconds: float = 60.0) -> T:
         """Wait for a fact, and fold what is reported meanwhile."""
         assert self.replica is not None
         end = time.monotonic() + seconds

@@ -54,9 +54,11 @@ FAULTS = {
     "the quota is used up": Fault(
         (Rule("create,write", f"{ROOT}/*", errno.EDQUOT), Rule("write", "job.log", errno.EDQUOT)), ("write",), KEPT
     ),
-    "a ticket has expired": Fault((Rule(f"{CHANGES},{LOOKS}", f"{ROOT}/*", errno.EACCES),), ("write",), KEPT),
+    "a ticket has expired": Fault(
+        (Rule(f"{CHANGES},{LOOKS}", f"{ROOT}/*", errno.EACCES, who="agent"),), ("write",), KEPT
+    ),
     "writing fails": Fault((Rule("write", JOURNAL, errno.EIO),), ("write",), KEPT),
-    "fsync fails": Fault((Rule("fsync", f"{ROOT}/*", errno.EIO),), ("fsync",), KEPT),
+    "fsync fails": Fault((Rule("fsync", JOURNAL, errno.EIO),), ("fsync",), KEPT),
     "the journal's handle is stale for good": Fault(
         (Rule("write,fsync", JOURNAL, errno.ESTALE, how="stale"),), ("write",), KEPT
     ),
