@@ -105,6 +105,12 @@ class Dashboard(App[None]):
         self.known.ledger = message.ledger
         self.known.trouble = message.trouble
         self.known.is_reading = message.is_reading
+        if message.ledger is None:
+            self.known.is_caught_up = False
+        if message.is_caught_up and not self.known.is_caught_up:
+            self.known.is_caught_up = True
+            if self._wanted is not None and self.known.sweeps:
+                self._choose_wanted(self.known.sweeps)
         self.main.show_known()
 
     @on(SweepsRead)
@@ -116,7 +122,7 @@ class Dashboard(App[None]):
         ids = [sweep.id for sweep in message.sweeps]
         if self._wanted is not None and ids:
             self._choose_wanted(message.sweeps)
-        elif known.chosen not in ids:
+        elif known.chosen not in ids or not (known.is_caught_up or known.has_chosen):
             self.main.choose(ids[0] if ids else None)
         self.main.show_known()
 
@@ -127,6 +133,9 @@ class Dashboard(App[None]):
         try:
             chosen = queries.resolve_among(ids, self._wanted)
         except NotFoundError as error:
+            if not self.known.is_caught_up:
+                self.main.choose(self.known.chosen if self.known.chosen in ids else ids[0])
+                return  # it may still come
             self.notify(str(error), severity="warning", markup=False, timeout=10)
             chosen = self.known.chosen or ids[0]
         self._wanted = None

@@ -148,10 +148,14 @@ class Feed(threading.Thread):
         version: int | None = None
         fold_at = 0.0
         is_behind = False
+        is_folded = is_told = False
         while not self._stopped:
             newest = int(replica.connection.execute("PRAGMA data_version").fetchone()[0])
             is_complete = self._answer(replica.connection, self._interest, is_changed=newest != version)
             version = newest if is_complete else None
+            if is_folded and not is_told:  # told after what was read then
+                self._post(LedgerState(ledger, None, is_caught_up=True))
+                is_told = True
             delay = fold_at - time.monotonic()
             if delay > 0 and self._wait(delay):
                 continue
@@ -163,8 +167,9 @@ class Feed(threading.Thread):
                 version = None  # our own changes do not show in the data version
             if report.more or is_behind or report.problems:
                 trouble = report.problems[0] if report.problems else None
-                self._post(LedgerState(ledger, trouble, is_reading=report.more))
+                self._post(LedgerState(ledger, trouble, is_reading=report.more, is_caught_up=is_told))
             is_behind = report.more or bool(report.problems)
+            is_folded |= not report.more
             pause = self._refresh_s if report.events else self._refresh_s * QUIET
             fold_at = 0.0 if report.more else time.monotonic() + pause
 

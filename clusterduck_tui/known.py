@@ -25,6 +25,8 @@ class Known:
     ledger: Path | None = None
     trouble: str | None = None
     is_reading: bool = False
+    is_caught_up: bool = False
+    has_chosen: bool = False
     slurm_trouble: str | None = None
     sweeps: tuple[Sweep, ...] = ()
     batches: tuple[Batch, ...] = ()

@@ -49,10 +49,13 @@ class Fresh(Message):
 
 
 class LedgerState(Fresh):
-    """Which ledger is read, and a sentence if that does not work or takes a while."""
+    """Which ledger is read, a sentence if that does not work, whether much is still to be read, and whether all was."""
 
-    def __init__(self, ledger: Path | None, trouble: str | None, is_reading: bool = False) -> None:
+    def __init__(
+        self, ledger: Path | None, trouble: str | None, *, is_reading: bool = False, is_caught_up: bool = False
+    ) -> None:
         super().__init__()
+        self.is_caught_up = is_caught_up
         self.ledger = ledger
         self.trouble = trouble
         self.is_reading = is_reading

@@ -50,7 +50,8 @@ class Help(ModalScreen[None]):
         self.query_one("#help", VerticalScroll).scroll_relative(y=lines, animate=False)
 
     def _text(self) -> Text:
-        text = Text(f"{self._view.title}\n", BOLD)
+        text = Text()
+        text.append(f"{self._view.title}\n", BOLD)
         text.append(f"{self._view.about}\n\n")
         _keys(text, "Keys of this view", self._view.keys)
         _keys(text, "Keys everywhere", _EVERYWHERE)

@@ -185,6 +185,7 @@ class MainScreen(Screen[None]):
 
     @on(View.Wants)
     def _wants(self, event: View.Wants) -> None:
+        self.known.has_chosen = True
         self.choose(event.sweep)
         if event.what == "runs":
             self.bring("runs")

@@ -77,7 +77,8 @@ class Activity(View):
             rows.append((one.at, (one.what, one.subject, one.at, index), _row(one)))
         rows.sort(key=lambda row: row[0], reverse=True)
         self.part("happenings", ListTable).show(_COLUMNS, [(name, cells) for _, name, cells in rows])
-        title = Text(f"{len(message.acts)} acts", BOLD)
+        title = Text()
+        title.append(f"{len(message.acts)} acts", BOLD)
         title.append(f"  and what happened to {shortened(self.known.chosen or '', 40)}", DIM)
         self.part("activity-title", Static).update(title)
 

@@ -272,7 +272,8 @@ class NodesBoard(ScrollView, can_focus=True):
         busy = sum(slot.run is not None for slot in slots)
         ends_at = seconds_of(agent.ends_at)
         quiet = silence(agent.heartbeat_at or agent.started_at)
-        text = Text("▌", "blue")
+        text = Text()
+        text.append("▌", "blue")
         text.append(shortened(agent.host or "?", 24), BOLD)
         text.append(f" {busy}/{len(slots)} busy", BOLD if busy == len(slots) else Style(color="yellow", bold=True))
         if quiet > SILENT_S:
@@ -291,7 +292,8 @@ class NodesBoard(ScrollView, can_focus=True):
 
     def _slot(self, card: _Card, slot: SlotNow, width: int, is_here: bool) -> list[Text]:
         typical = self.typical.get(slot.sweep)
-        head = Text(f"{slot.slot}: ", DIM)
+        head = Text()
+        head.append(f"{slot.slot}: ", DIM)
         if slot.run is None:
             head.append("empty", Style(color="yellow"))
             lines = [head, Text(), Text()]

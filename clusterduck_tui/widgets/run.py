@@ -172,7 +172,8 @@ class RunView(View):
     def _title(self) -> Text:
         if self.number is None:
             return Text("no run chosen: press 4, and Enter on one", DIM)
-        text = Text(shortened(f"{self.known.chosen}/{self.number}", 60), BOLD)
+        text = Text()
+        text.append(shortened(f"{self.known.chosen}/{self.number}", 60), BOLD)
         if self.run is None:
             return text
         text.append("  ")
@@ -192,7 +193,7 @@ class RunView(View):
             _field(text, "" if position else "overrides", override)
         if not self.run.overrides:
             _field(text, "overrides", "none")
-        _field(text, "returned", short(json_value(self.run.return_value), places=17))
+        _field(text, "returned", short(json_value(self.run.return_value), places=None))
         if not self._attempts:
             waits = not State(self.run.state).is_terminal and self.run.batch is not None
             _field(text, "waits for", f"batch {self.run.batch}" if waits else None)
@@ -305,7 +306,7 @@ def _attempt(text: Text, attempt: AttemptInfo, *, is_shown: bool) -> None:
     _field(text, "CPU time", duration(attempt.cpu_time_s))
     _field(text, "memory", size(attempt.peak_memory_bytes) and f"{size(attempt.peak_memory_bytes)} at most")
     _field(text, "commit", attempt.git_commit and attempt.git_commit + (" with changes" if attempt.git_dirty else ""))
-    _field(text, "returned", short(json_value(attempt.return_value), places=17))
+    _field(text, "returned", short(json_value(attempt.return_value), places=None))
     _field(text, "folder", attempt.folder)
     _field(text, "log", attempt.log)
     _field(text, "result", attempt.result)

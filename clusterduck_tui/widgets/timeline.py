@@ -330,7 +330,8 @@ class Timeline(View):
 
     def _show_title(self) -> None:
         chart = self.part("chart", TimelineChart)
-        text = Text(shortened(self.known.chosen or "", 30), BOLD)
+        text = Text()
+        text.append(shortened(self.known.chosen or "", 30), BOLD)
         if chart.lanes:
             low, high = chart.window
             text.append(f"  {len(chart.lanes)} slots, {duration(high - low)} in view  ")
