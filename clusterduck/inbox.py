@@ -15,7 +15,7 @@ from pathlib import Path
 
 from clusterduck.errors import ClusterduckError, JournalError
 from clusterduck.model import Attempt
-from clusterduck.paths import require_own
+from clusterduck.paths import require_own_up_to
 
 #: What can be asked of an agent: end these attempts; claim nothing more; look into the queue now.
 KINDS = ("cancel", "drain", "look")
@@ -79,8 +79,7 @@ def take(inbox: Path) -> tuple[list[Request], list[str]]:
     for name in names:
         path = inbox / name
         try:
-            require_own(inbox)
-            require_own(path)
+            require_own_up_to(path, inbox.parents[3])  # the sweep's root: batches, batch and agent lie between
             taken.append(parse(path.read_bytes()))
         except ClusterduckError as error:
             refused.append(f"the request {name} is refused: {error}")

@@ -46,7 +46,27 @@ def require_own(path: Path) -> None:
     if info.st_uid != os.geteuid():
         raise UnsafePathError(f"{path} belongs to user {info.st_uid}, not to you; clusterduck does not trust it.")
     if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise UnsafePathError(f"{path} can be written by other users; run `chmod go-w {path}` if that is a mistake.")
+        kind = "folder" if stat.S_ISDIR(info.st_mode) else "file"
+        raise UnsafePathError(
+            f"{path} can be written by other users, and clusterduck trusts only what you alone can write: use a {kind} "
+            f"of your own, or take that right away from others if the {kind} is yours alone."
+        )
+
+
+def require_own_up_to(path: Path, top: Path) -> None:
+    """As :func:`require_own`, for ``path`` and every folder above it up to ``top``: whoever can write one of these can
+    put another file into the place of ``path``.
+
+    Raises:
+        UnsafePathError: if one is somebody else's, or could be written by others, or ``path`` does not lie in ``top``.
+        OSError: if one is not there.
+    """
+    if top not in path.parents or ".." in path.parts:
+        raise UnsafePathError(f"{path} does not lie in {top}.")
+    for place in (path, *path.parents):
+        require_own(place)
+        if place == top:
+            return
 
 
 def find_ledger(start: Path, explicit: str | os.PathLike[str] | None = None) -> Path | None:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from clusterduck.errors import JournalError
 from clusterduck.model import Attempt
-from clusterduck.paths import require_own
+from clusterduck.paths import require_own_up_to
 
 #: Who put an attempt into the queue: a person; an agent or a look at Slurm, by ``max_retries``; or a job that was
 #: started again, for what its earlier agents left unfinished.
@@ -144,7 +144,7 @@ class Queue:
             UnsafePathError: if somebody else could have written it.
         """
         path = self._folder / str(attempt)
-        require_own(path)
+        require_own_up_to(path, self._folder.parent)
         try:
             data = json.loads(path.read_bytes())
             entry = Requeued(

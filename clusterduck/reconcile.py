@@ -26,7 +26,7 @@ from clusterduck.journal import JournalWriter
 from clusterduck.launch.processes import is_running
 from clusterduck.ledger import queries, times
 from clusterduck.model import AgentId, Attempt, State
-from clusterduck.paths import LedgerPaths, SweepPaths, require_own
+from clusterduck.paths import LedgerPaths, SweepPaths, require_own, require_own_up_to
 from clusterduck.queue import Claims
 from clusterduck.result import read_report
 from clusterduck.slurm.jobs import ABSENT, UNKNOWN, JobStatus, look_up
@@ -273,7 +273,7 @@ def _end_in_result(path: Path, attempt: Attempt, agent: AgentId) -> AttemptEnded
     """How the attempt ended, as its result file tells; None if that is not the whole of one, or not ours."""
     known = {field.name for field in fields(AttemptEnded)} - {"run", "attempt", "time", "agent"}
     try:
-        require_own(path)
+        require_own_up_to(path, path.parent.parent)
         report = {key: value for key, value in read_report(path).items() if key in known}
         if not State(report["state"]).is_terminal:
             return None

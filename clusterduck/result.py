@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from clusterduck.errors import JournalError
-from clusterduck.paths import require_own
+from clusterduck.paths import require_own_up_to
 
 _FOOTER_BYTES = 9
 
@@ -95,12 +95,13 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def read_job_return(path: Path) -> Any:
-    """Unpickle the ``JobReturn``; only from a file that nobody else could have written.
+    """Unpickle an attempt's ``JobReturn``; only from a file in a sweep's ``results`` that nobody else could have put
+    there.
 
     Raises:
         UnsafePathError: if somebody else could have.
         Exception: whatever unpickling the user's own objects raises.
     """
-    require_own(path)
+    require_own_up_to(path, path.parent.parent)
     with path.open("rb") as file:
         return pickle.load(file)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import secrets
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -111,9 +112,11 @@ def write(path: Path, text: str) -> None:
     Raises:
         OSError: if it cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
-        beside.write_text(text, encoding="utf-8")
+        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(text)
         os.replace(beside, path)
     except OSError:
         beside.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from clusterduck.agent.settings import AgentSettings
 from clusterduck.errors import ClusterduckError
 from clusterduck.model import AgentId, Attempt
-from clusterduck.paths import SweepPaths, require_own
+from clusterduck.paths import SweepPaths, require_own_up_to
 from clusterduck.queue import Claims, Queue, Requeued, divide, order_of_looking
 
 
@@ -156,7 +156,7 @@ class Claiming:
         target = self.payload_copy(launch)
         if not target.exists():
             source = self._sweep.payload(launch)
-            require_own(source)
+            require_own_up_to(source, self._sweep.root)
             beside = target.with_suffix(".new")
             beside.write_bytes(source.read_bytes())
             os.replace(beside, target)

@@ -18,7 +18,7 @@ from clusterduck.errors import ClusterduckError
 from clusterduck.events import AttemptEnded, AttemptLocated, AttemptsRequeued, AttemptStarted, Event
 from clusterduck.journal import JournalWriter
 from clusterduck.model import AgentId, Attempt, State
-from clusterduck.paths import SweepPaths
+from clusterduck.paths import SweepPaths, require_own_up_to
 from clusterduck.queue import Claims, Queue, Requeued, following
 from clusterduck.result import read_report
 
@@ -90,6 +90,7 @@ class Recovery:
     def _recover_lost(self, attempt: Attempt) -> None:
         """Whose agent died without a word: see if it left a result, else put it back."""
         try:
+            require_own_up_to(self._sweep.result(attempt), self._sweep.root)
             report = read_report(self._sweep.result(attempt))
         except FileNotFoundError:
             pass

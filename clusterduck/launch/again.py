@@ -23,7 +23,7 @@ from clusterduck.launch.agents import settings_for
 from clusterduck.launch.options import Options
 from clusterduck.launch.payload import Payload
 from clusterduck.model import Attempt, State
-from clusterduck.paths import SweepPaths, require_own
+from clusterduck.paths import SweepPaths, require_own_up_to
 
 _ACT = re.compile(r"r([0-9]{1,9})", re.ASCII)
 
@@ -80,7 +80,7 @@ def launched(
     options = Options.again(settings, changes or {})
     folder = os.path.join(cwd, os.path.expanduser(options.submitit_folder))
     try:
-        require_own(paths.payload(number))
+        require_own_up_to(paths.payload(number), paths.root)
         script = Payload.load(paths.payload(number).read_bytes()).script
     except (OSError, JournalError) as error:
         raise NotFoundError(f"What launch {number} of sweep {paths.sweep} needs is gone: {error}") from None

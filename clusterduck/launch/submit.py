@@ -91,10 +91,13 @@ def submit_to_slurm(options: Options, agents: Sequence[AgentSettings]) -> Iterat
 def _slurm_executor(options: Options) -> submitit.AutoExecutor:
     special: dict[str, Any] = {} if options.python is None else {"slurm_python": options.python}
     try:
+        _make_private(options.submitit_folder)
         executor = submitit.AutoExecutor(
             folder=options.submitit_folder, cluster="slurm", slurm_max_num_timeout=options.max_num_timeout, **special
         )
         executor.update_parameters(**parameters(options))
+    except OSError as error:
+        raise SubmissionError(f"submitit's folder cannot be written: {error}") from None
     except (ValueError, NameError, AssertionError, TypeError, RuntimeError) as error:
         raise SubmissionError(f"submitit does not take these options of hydra.launcher: {error}") from None
     return executor
@@ -161,6 +164,14 @@ def script_folder(submitit_folder: str) -> str:
     return str(utils.JobPaths.get_first_id_independent_folder(submitit_folder))
 
 
+def _make_private(submitit_folder: str) -> None:
+    """Make submitit's folder, if there is none yet, for this user alone: jobs unpickle what they find there."""
+    folder = Path(script_folder(submitit_folder)).expanduser()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(folder, 0o700)
+
+
 def _batch_in(path: Path, root: str) -> str | None:
     """The batch that a pickle of submitit is about, if it is of this sweep and nobody else could have written it."""
     try:
@@ -189,6 +200,7 @@ def main() -> None:
         return  # nothing is to be submitted after all
     options, agents = pickle.loads(request)
     try:
+        _make_private(options.submitit_folder)
         executor = submitit.AutoExecutor(folder=options.submitit_folder, cluster="local")
         executor.update_parameters(**parameters(options))
         for agent in agents:
