@@ -262,6 +262,7 @@ class AgentEnded(Event):
     reason: str
     exit_code: int
     timed_out: bool = False  # the job's time limit ended it
+    state: str | None = None  # how the job had to end, if it was told to before its work was done
 
 
 _TYPES: dict[str, type[Event]] = {}

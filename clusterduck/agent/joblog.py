@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 import threading
 import time
 from collections import deque
+
+#: What could steer a terminal that shows the log; an exception's message may hold anything.
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 #: How long to wait before trying again, in seconds.
 RETRY_S = 0.5
@@ -34,7 +38,8 @@ class JobLog:
 
     def say(self, line: str) -> None:
         """Have a line written, with the time."""
-        text = f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] clusterduck: {line}\n"
+        harmless = CONTROL.sub(lambda found: ascii(found.group())[1:-1], line)
+        text = f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] clusterduck: {harmless}\n"
         self.write(text.encode("utf-8", "backslashreplace"))
 
     def write(self, data: bytes) -> None:

@@ -8,6 +8,8 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 import traceback
@@ -21,7 +23,7 @@ from clusterduck.agent.settings import AgentSettings
 if TYPE_CHECKING:
     from clusterduck.agent.claiming import Claiming
     from clusterduck.agent.writer import Writer
-    from clusterduck.model import AgentId, Slot
+    from clusterduck.model import AgentId, Slot, State
     from clusterduck.paths import SweepPaths
 
 #: prctl(2): orphans of the runs become our children, so that none escapes.
@@ -29,6 +31,9 @@ PR_SET_CHILD_SUBREAPER = 36
 
 #: How long Slurm may take to say when the job ends, in seconds.
 END_TIME_PATIENCE_S = 5.0
+
+#: How long publishing the ledger at the end may take, in seconds.
+PUBLISHING_PATIENCE_S = 60.0
 
 #: For how long the agent tries to write its last reports before it ends without them, in seconds; and the same if the
 #: job was told to end, when Slurm's KillWait may leave half a minute for everything.
@@ -136,7 +141,8 @@ def _run_agent(settings: AgentSettings, environ: dict[str, str]) -> int:
     def last_words(result_lost: bool) -> Event:
         nonlocal exit_code
         exit_code = 1 if result_lost else exit_code
-        return AgentEnded(reason=end.reason, exit_code=exit_code, timed_out=end.timed_out)
+        state = None if end.state is None else end.state.value
+        return AgentEnded(reason=end.reason, exit_code=exit_code, timed_out=end.timed_out, state=state)
 
     lost = writer.close(HURRIED_PATIENCE_S if end.hurried else CLOSING_PATIENCE_S, last_words)
     if lost:
@@ -146,10 +152,20 @@ def _run_agent(settings: AgentSettings, environ: dict[str, str]) -> int:
             "nowhere else:"
         )
         _log.write(b"".join(lost))
-    elif end.timed_out:
+    _publish_last(settings, HURRIED_PATIENCE_S if end.hurried else PUBLISHING_PATIENCE_S)
+    if end.timed_out and not lost:
         exit_code = send_back(settings, agent, _job_id(environ, settings.cluster), say) or exit_code
     shutil.rmtree(scratch, ignore_errors=True)
     return exit_code
+
+
+def _publish_last(settings: AgentSettings, patience_s: float) -> None:
+    """Have the ledger published with how all this ended: nobody may look for a long time."""
+    command = ["nice", "-n", "19", sys.executable, "-m", "clusterduck.ledger.publish", settings.ledger]
+    try:
+        subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=patience_s, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        say(f"the ledger was not published at the end ({error}); whoever looks next does it")
 
 
 @dataclass(frozen=True)
@@ -158,6 +174,7 @@ class _End:
 
     reason: str
     succeeded: bool
+    state: State | None = None  # how the job had to end, if it was told to
     timed_out: bool = False
     hurried: bool = False  # the job was told to end
 
@@ -231,7 +248,11 @@ def _work(
     completed, unsuccessful = supervisor.completed, supervisor.unsuccessful
     reason = supervisor.fatal or f"{completed} runs completed, {unsuccessful} did not"
     succeeded = not (unsuccessful or supervisor.fatal or supervisor.result_lost)
-    return _End(reason, succeeded, timed_out=supervisor.timed_out, hurried=supervisor.hurried)
+    state = None
+    if supervisor.told_to_end is not None:
+        state, why = supervisor.told_to_end
+        reason = supervisor.fatal or f"{why}; {reason}"
+    return _End(reason, succeeded, state=state, timed_out=supervisor.timed_out, hurried=supervisor.hurried)
 
 
 def _on_runs(lines: list[bytes]) -> str:

@@ -213,7 +213,9 @@ class _Run:
             except Exception:
                 raise
             except BaseException as error:
-                raise RunFailedError(f"ended by {type(error).__name__}: {error}", self._attempt.run) from error
+                raise RunFailedError(
+                    f"ended by {type(error).__name__}: {error}".rstrip(": "), self._attempt.run
+                ) from error
 
         return call
 
@@ -245,11 +247,11 @@ class _Run:
             report["return_value"] = as_json(answer._return_value)
             return report
         error = answer._return_value
-        lines = "".join(traceback.format_exception(type(error), error, _users_frames(error.__traceback__)))
+        own = isinstance(error, RunFailedError) and error.__cause__ is not None
+        cause = error.__cause__ if own and error.__cause__ is not None else error  # what the user's code raised
+        lines = "".join(traceback.format_exception(type(cause), cause, _users_frames(cause.__traceback__)))
         with contextlib.suppress(OSError):  # the disk that the log is on may be full
             print(lines, file=sys.stderr, end="")  # noqa: T201 - the run's own log
-        own = isinstance(error, RunFailedError) and error.__cause__ is not None
-        cause = error.__cause__ if own else error
         message = _text_of(error)
         first_line = message.strip().partition("\n")[0][:300]
         self._exit_code = self._exit_code or 1

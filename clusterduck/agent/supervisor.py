@@ -28,7 +28,7 @@ from clusterduck.agent.running import Running
 from clusterduck.agent.samples import Sampler
 from clusterduck.agent.settings import AgentSettings
 from clusterduck.agent.timers import Timers
-from clusterduck.agent.writer import ClaimsMade, InboxRead, PayloadFetched, QueueSeen, Writer
+from clusterduck.agent.writer import ClaimsMade, FolderGone, InboxRead, PayloadFetched, QueueSeen, Writer
 from clusterduck.events import AttemptEnded, Heartbeat, RunsClosed
 from clusterduck.inbox import Request
 from clusterduck.model import FAILED_STATES, AgentId, Attempt, Slot, State
@@ -97,7 +97,6 @@ class Supervisor:
         self._requeued: dict[Attempt, Requeued] = {}
         self._timers = Timers()
         self._errands = Errands(say)
-        self._started_at = time.monotonic()
         self._selector = selectors.DefaultSelector()
         self._finished = False
         self._reports = Reports(scratch)
@@ -117,6 +116,7 @@ class Supervisor:
         )
         self._load = LoadWatch(Sampler(slots), self._attendance.groups, HEARTBEAT_S)
         self.fatal: str | None = None  # why the agent could not do its work, if so
+        self.told_to_end: tuple[State, str] | None = None  # how and why the job had to end before its work was done
         self.timed_out = False  # whether the job's time limit kept it from doing all
         self.result_lost = False  # whether the result of a run could be kept nowhere
 
@@ -200,6 +200,8 @@ class Supervisor:
                 self._on_claims(answer)
             elif isinstance(answer, QueueSeen):
                 self._decide(decisions.MoreToClaim(answer.left))
+            elif isinstance(answer, FolderGone):
+                self._give_up(f"The sweep's folder {answer.folder} is gone: it was moved or deleted while the job ran.")
             elif isinstance(answer, InboxRead):
                 self._on_inbox(answer)
             elif isinstance(answer, PayloadFetched):
@@ -212,9 +214,8 @@ class Supervisor:
         self._attendance.prepare(self._settings.launch)
         self._mind_the_clock()
         for slot in self._slots:
-            delay = slot.start_delay_s - (time.monotonic() - self._started_at)
             opened = decisions.SlotOpened(slot.index)
-            self._timers.add(max(0.0, delay), lambda opened=opened: self._decide(opened))  # type: ignore[misc]
+            self._timers.add(slot.start_delay_s, lambda opened=opened: self._decide(opened))  # type: ignore[misc]
 
     def _on_claims(self, answer: ClaimsMade) -> None:
         haul = answer.haul
@@ -250,6 +251,7 @@ class Supervisor:
         if not self._state.stopping:
             self._say(f"ending the job: {why}")
             self.timed_out = self.timed_out or state is State.TIMEOUT
+            self.told_to_end = (state, why)
             self._decide(decisions.StopAsked(state, why, JOB_END_GRACE_S))
 
     def _give_up(self, why: str) -> None:

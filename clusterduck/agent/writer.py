@@ -30,6 +30,9 @@ from clusterduck.result import move_result, with_lost_result
 #: How long to wait before trying again what the file system refused, in seconds: doubled from the first to the second.
 RETRY_FIRST_S, RETRY_MOST_S = 0.2, 5.0
 
+#: For how long the sweep's folder may be away before the agent takes it for moved or deleted, in seconds.
+GONE_PATIENCE_S = 60.0
+
 #: For how long the payload's absence is taken for a file system's delay, in seconds.
 PAYLOAD_PATIENCE_S = 60.0
 
@@ -72,7 +75,14 @@ class _Kept:
     file: Path
 
 
-Answer = ClaimsMade | QueueSeen | PayloadFetched | InboxRead
+@dataclass(frozen=True)
+class FolderGone:
+    """Not asked for: the sweep's folder has been away for a while, so there is nothing left to work on."""
+
+    folder: Path
+
+
+Answer = FolderGone | ClaimsMade | QueueSeen | PayloadFetched | InboxRead
 
 
 class Writer:
@@ -330,6 +340,7 @@ class Writer:
         Reports go on being written meanwhile, or kept, and requests are taken.
         """
         wait = RETRY_FIRST_S
+        began = time.monotonic()
         while True:
             try:
                 action()
@@ -338,12 +349,25 @@ class Writer:
                     self._say(f"cannot {what} ({error}): trying again")
                 self._flush_now()
                 self._do_read_inbox()
-                if self._closing.wait(wait):
+                if self._closing.wait(wait) or self._is_gone(began):
                     self._say(f"could not {what} ({error})")
                     return
                 wait = min(RETRY_MOST_S, wait * 2)
             else:
                 return
+
+    def _is_gone(self, since: float) -> bool:
+        """Whether the folder of the sweep's batches has been away all the time since, and for longer than may pass."""
+        batches = self._folder.parent.parent
+        try:
+            os.stat(batches)
+        except FileNotFoundError:
+            if time.monotonic() - since > GONE_PATIENCE_S:
+                self._answer(FolderGone(batches.parent))
+                return True
+        except OSError:
+            return False
+        return False
 
     def _do_claim(self, count: int) -> None:
         haul = Haul()

@@ -10,6 +10,7 @@ from hydra.errors import CompactHydraException
 
 from clusterduck.errors import RunFailedError
 from clusterduck.events import AttemptEnded
+from clusterduck.launch.show import printable
 from clusterduck.launch.watch import RunView
 from clusterduck.model import ReturnValueLost, State
 from clusterduck.result import read_job_return
@@ -37,7 +38,7 @@ class RemoteTraceback(Exception):
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self._text = text
+        self._text = "\n".join(printable(line) for line in text.splitlines())
 
     def __str__(self) -> str:
         return f'\n"""\n{self._text.rstrip()}\n"""'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -220,6 +221,23 @@ def _like(option: str, before: object, value: object) -> object:
         if isinstance(before, kind) and value is not None and not isinstance(value, kind):
             raise ConfigError(f"hydra.launcher.{option} must be {name}, not {value!r}.")
     return str(value) if isinstance(before, str) and isinstance(value, (int, float)) else value
+
+
+def require_slots_here(options: Options) -> None:
+    """For jobs on this machine: make sure that it has what the runs' resources need, as the agent would.
+
+    Raises:
+        ConfigError: if the agent would refuse.
+    """
+    from clusterduck.agent.node import discover
+    from clusterduck.agent.slots import build_slots
+    from clusterduck.launch.agents import visible_gpus
+
+    environ = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    gpus = visible_gpus(options)
+    if gpus is not None:
+        environ["CUDA_VISIBLE_DEVICES"] = gpus
+    build_slots(discover(environ, "local"), options.parallel_runs_per_node, options.resources_config)
 
 
 def require_slurm() -> None:

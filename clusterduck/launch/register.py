@@ -8,7 +8,7 @@ import re
 import secrets
 from pathlib import Path
 
-from clusterduck.errors import ConfigError
+from clusterduck.errors import ConfigError, UnsafePathError
 from clusterduck.paths import HIDDEN, LEDGER_NAME, LedgerPaths, SweepPaths, find_ledger
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,21 @@ def ledger_for(cwd: Path, explicit: str | None) -> Path:
             f"CLUSTERDUCK_LEDGER."
         )
     return ledger
+
+
+def prepare(ledger: Path) -> None:
+    """Make the ledger's folder.
+
+    Raises:
+        ConfigError: if it cannot be made, or others could write it.
+    """
+    try:
+        LedgerPaths(ledger).create()
+    except (OSError, UnsafePathError) as error:
+        raise ConfigError(
+            f"The ledger {ledger} cannot be used ({error}): name another file with hydra.launcher.ledger or "
+            f"CLUSTERDUCK_LEDGER."
+        ) from None
 
 
 def enter(ledger: Path, paths: SweepPaths) -> None:

@@ -41,7 +41,7 @@ from clusterduck.launch.agents import settings_for
 from clusterduck.launch.answers import SubmittedRun
 from clusterduck.launch.collect import Collector, Progress
 from clusterduck.launch.local import LocalSubmission
-from clusterduck.launch.options import Options, require_slurm
+from clusterduck.launch.options import Options, require_slots_here, require_slurm
 from clusterduck.launch.payload import Payload, UserSide, absolute_path_entries, origin, pickle_user
 from clusterduck.launch.probe import Probe
 from clusterduck.launch.watch import Watch
@@ -92,9 +92,12 @@ class Sweep:
         self._sweep = register.new_sweep_id(str(config.hydra.job.name))
         sweepers.check(str(config.hydra.sweeper._target_), self._options.wait_for_completion)
         self._ledger = register.ledger_for(Path(self._cwd), self._options.ledger)
+        if cluster == "local":
+            require_slots_here(self._options)
         if cluster == "slurm" and self._options.do_submit:
             require_slurm()
         if self._options.do_submit:
+            register.prepare(self._ledger)
             self._ownership = owner.take(self._sweep_dir, self._sweep)
             atexit.register(self._give_back_unused, os.getpid())
         else:

@@ -214,8 +214,8 @@ class _Facts:
     def agent_ended(self, event: events.AgentEnded) -> None:
         agent = self._agent()
         agent.exit_code, agent.busy = event.exit_code, 0
-        failed = State.TIMEOUT if event.timed_out else State.FAILED
-        agent.state = failed.value if event.exit_code else State.COMPLETED.value
+        failed = event.state or (State.TIMEOUT if event.timed_out else State.FAILED).value
+        agent.state = failed if event.exit_code else State.COMPLETED.value
         agent.reason = event.reason or None
         agent.ended_at = times.to_text(event.time)
         self._changes.over.add((agent.batch, agent.restart, agent.node))

@@ -45,8 +45,15 @@ class ClusterduckLauncher(Launcher):
             ClusterduckError: (which Hydra shows without a traceback) for what cannot be carried out.
         """
         with _shown_by_hydra():
+            from clusterduck.errors import ConfigError
             from clusterduck.launch.sweep import Sweep
 
+            missing = sorted(OmegaConf.missing_keys(config.hydra.launcher))
+            if missing:
+                raise ConfigError(
+                    f"hydra.launcher.{missing[0]} has no value yet (its config says ???): set it, e.g. with "
+                    f"hydra.launcher.{missing[0]}=VALUE."
+                )
             params = {
                 name: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
                 for name, value in self._params.items()
