@@ -27,7 +27,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from clusterduck.errors import ConfigError, JournalError
-from clusterduck.launch import freeze
+from clusterduck.launch import carried, freeze
 
 #: Raised when an older clusterduck would get the file wrong; it refuses a newer one.
 VERSION = 1
@@ -79,7 +79,11 @@ class UserSide:
             loader.repository = ConfigRepository(loader.config_search_path)
 
     def parts(self) -> Iterator[tuple[str, Any]]:
-        """The objects inside, each with a name for people: to find the one that does not pickle or unpickle."""
+        """The objects inside, each with a name for people: to find the one that does not pickle or unpickle.
+
+        What another one of them uses comes before that one.
+        """
+        yield from carried.along_with(self.task_function)
         yield f"the main function {name_of(self.task_function)}", self.task_function
         yield "the configuration", self.config
         for callback in getattr(self.hydra_context.callbacks, "callbacks", ()):

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from clusterduck.errors import ConfigError, JournalError
 from clusterduck.launch import payload as module
+from clusterduck.launch.carried import along_with
 from clusterduck.launch.payload import Payload, UserSide, absolute_path_entries, name_of, origin, pickle_user
 
 Plugins.instance()  # before any fixture restores Hydra's state, so that it restores one that knows the plugins
@@ -180,7 +181,7 @@ def test_the_object_that_does_not_pickle_is_named(project: Path, what: str, mess
 
     class Stuck:
         def __init__(self) -> None:
-            self.lock = lock
+            self.lock = threading.Lock()
 
         def __call__(self, config: Any) -> None: ...
 
@@ -199,6 +200,54 @@ def test_the_object_that_does_not_pickle_is_named(project: Path, what: str, mess
     if what == "resolver":
         user.singleton_state["omegaconf_resolvers"]["locked"] = lock.acquire
     with pytest.raises(ConfigError, match=message):
+        pickle_user(user)
+
+
+#: A script whose main function uses, by way of another one, an object that does not pickle or unpickle.
+SCRIPT = """
+import threading
+from clusterduck.launch.carried import along_with
+class Refusing:
+    def __init__(self):
+        self.x = 1
+    def __setstate__(self, state):
+        raise ValueError("not here")
+LOCK, THING, LEFT_ALONE = threading.Lock(), Refusing(), threading.Lock()
+def helper():
+    return [LOCK.locked() for _ in range(2)]
+def make(secret):
+    def main(config):
+        return (lambda: THING.x)() and helper() and secret and config.LEFT_ALONE
+    return main
+for label, _ in along_with(make("s")):
+    print(label)
+"""
+
+
+def test_what_a_function_of_the_script_takes_along_has_names() -> None:
+    script = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
+    assert script.stdout.splitlines() == [
+        "the global LOCK, which __main__.helper uses,",
+        "the global helper, which __main__.make.<locals>.main uses,",
+        "the global THING, which __main__.make.<locals>.main uses,",
+        "the variable secret, which __main__.make.<locals>.main closes over,",
+    ]
+
+
+def test_a_function_that_goes_by_name_takes_nothing_along() -> None:
+    assert list(along_with(subprocess.run)) == [] and list(along_with(len)) == []
+
+
+def test_a_variable_that_does_not_pickle_is_named(project: Path) -> None:
+    lock = threading.Lock()
+
+    def task(config: Any) -> bool:
+        return lock.locked()
+
+    user = UserSide.capture(task, *context_of(project))
+    with pytest.raises(
+        ConfigError, match=r"the variable lock, which .*task closes over, cannot be pickled \(TypeError"
+    ):
         pickle_user(user)
 
 
