@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clusterduck import identity
-from clusterduck.errors import NotFoundError, SlurmError
+from clusterduck.errors import ClusterduckError, NotFoundError, SlurmError
 from clusterduck.launch.processes import is_running
 from clusterduck.ledger import queries, times
 from clusterduck.ledger.queries import Batch, Run
@@ -97,13 +97,19 @@ def paths_of(connection: sqlite3.Connection, sweep: str) -> SweepPaths:
     return paths
 
 
-def of_sweep(connection: sqlite3.Connection, sweep: str, jobs: Mapping[tuple[str, str], JobStatus]) -> Standing:
+def of_sweep(
+    connection: sqlite3.Connection,
+    sweep: str,
+    jobs: Mapping[tuple[str, str], JobStatus],
+    again: Collection[tuple[str, str]] | None = None,
+) -> Standing:
     """Look at a sweep.
 
     Args:
         connection: the ledger, caught up.
         sweep: the sweep's id.
         jobs: what is known of the jobs of batches that the ledger takes for alive.
+        again: those batches that are about to be started again, if Slurm was already asked.
 
     Raises:
         NotFoundError: if its folder is gone.
@@ -115,7 +121,7 @@ def of_sweep(connection: sqlite3.Connection, sweep: str, jobs: Mapping[tuple[str
         for batch in batches
         if batch.state in _LIVE and _may_live(connection, batch, jobs.get((sweep, batch.id)))
     }
-    live |= started_again(batches)
+    live |= started_again(batches) if again is None else {batch for its, batch in again if its == sweep}
     pending = queries.runs(connection, sweep, queries.Filter(states=[State.PENDING.value]))
     claims = Claims(paths.claims, "")
     claimed = frozenset(claims.taken())
@@ -133,9 +139,15 @@ def of_sweep(connection: sqlite3.Connection, sweep: str, jobs: Mapping[tuple[str
 
 
 def started_again(batches: Iterable[Batch]) -> set[str]:
-    """Those batches whose agents have ended, though Slurm still has their jobs: they are about to be started again."""
+    """Those of a sweep's batches whose agents have ended, though Slurm still has their jobs: they are about to be
+    started again."""
+    return {batch for _, batch in _started_again(batches)}
+
+
+def _started_again(batches: Iterable[Batch]) -> set[tuple[str, str]]:
+    """The same for batches of several sweeps, with one question."""
     ended = {
-        batch.job_id: batch.id
+        batch.job_id: (batch.sweep, batch.id)
         for batch in batches
         if batch.job_id and batch.cluster == "slurm" and batch.state not in (*_LIVE, State.COMPLETED.value)
     }
@@ -145,6 +157,49 @@ def started_again(batches: Iterable[Batch]) -> set[str]:
         return {ended[job] for job in still_listed(ended)}
     except SlurmError:
         return set(ended.values())  # what nobody can tell may be alive
+
+
+def neglected(
+    connection: sqlite3.Connection, sweeps: Iterable[str], jobs: Mapping[tuple[str, str], JobStatus]
+) -> dict[tuple[str, int], str]:
+    """The runs (sweep, number) that wait and that no job will take, each with a sentence that says so, and why.
+
+    Only sweeps with runs that wait and jobs that are over are looked into; one whose folder is gone is left out.
+
+    Args:
+        connection: the ledger, caught up.
+        sweeps: which sweeps.
+        jobs: what is known of the jobs of batches that the ledger takes for alive.
+    """
+    batches: dict[str, list[Batch]] = {}
+    for sweep in dict.fromkeys(sweeps):
+        if queries.sweep(connection, sweep).counts[State.PENDING.value]:
+            its = queries.batches(connection, sweep)
+            if any(batch.state not in _LIVE for batch in its):
+                batches[sweep] = its
+    again = _started_again(batch for its in batches.values() for batch in its)
+    found = {}
+    for sweep, its in batches.items():
+        try:
+            waiting = of_sweep(connection, sweep, jobs, again).unattended
+        except ClusterduckError:
+            continue
+        ends = {batch.id: _end_of(batch) for batch in its if batch.state not in _LIVE}
+        for each in waiting:
+            end = ends.get((each.holder.batch if each.holder is not None else each.run.batch) or "")
+            why = f": {end}" if end else ""
+            found[sweep, each.run.number] = f"No job will take it{why}. Send it with `{remedy(sweep)}`."
+    return found
+
+
+def remedy(sweep: str) -> str:
+    """The command that sends what waits in vain."""
+    return f"clusterduck requeue --unfinished --sweep {sweep}"
+
+
+def _end_of(batch: Batch) -> str:
+    reason = f" ({batch.reason.rstrip('.')})" if batch.reason else ""
+    return f"its batch {batch.id} ended {batch.state}{reason}"
 
 
 def _may_live(connection: sqlite3.Connection, batch: Batch, job: JobStatus | None) -> bool:

@@ -103,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
     )
     logs.add_argument("run", metavar="RUN", help=_RUN)
     logs.add_argument("-f", "--follow", action="store_true", help="go on printing until the attempt has ended")
-    logs.add_argument("--attempt", type=_count, metavar="N", help="which attempt, from 1 (default: the latest)")
+    logs.add_argument("--attempt", type=_attempt, metavar="N", help="which attempt, from 1 (default: the latest)")
     logs.add_argument("--lines", type=_count, metavar="N", help="begin with the last N lines (default: all)")
 
     timeline = _command(
@@ -166,6 +166,13 @@ def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(text)
+
+
+def _attempt(text: str) -> int:
+    number = _count(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("attempts are counted from 1")
+    return number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
+from clusterduck import standing
 from clusterduck.cli.exit_codes import ExitCode
 from clusterduck.cli.looking import View, opened
 from clusterduck.cli.output import Output, narrate
@@ -93,10 +95,18 @@ def _sorted_runs(view: View, sweeps: Sequence[str], matching: Filter, options: a
             )
         ]
         if sort == "number" or len(sweeps) < 2:  # sweeps in their order, the newest first
-            return found[: options.limit]
+            return with_reasons(view, found[: options.limit])
     else:
         found = [run for sweep in sweeps for run in queries.runs(view.connection, sweep, matching)]
+    found = with_reasons(view, found)
     return in_order(found, _key(sort, found), options.reverse)[: options.limit]
+
+
+def with_reasons(view: View, runs: Sequence[Run]) -> list[Run]:
+    """The runs; those that wait, though no job will take them, with that as their reason."""
+    waiting = {run.sweep for run in runs if run.state == State.PENDING.value}
+    why = standing.neglected(view.connection, waiting, view.jobs) if waiting else {}
+    return [replace(run, reason=why[run.sweep, run.number]) if (run.sweep, run.number) in why else run for run in runs]
 
 
 def _key(sort: str, runs: Sequence[Run]) -> Callable[[Run], Any]:

@@ -20,7 +20,7 @@ def execute(options: argparse.Namespace) -> ExitCode:
     """Print the run that ``options`` name."""
     with opened(options) as view:
         sweep, number = view.run(options.run)
-        run = queries.run(view.connection, sweep, number)
+        (run,) = runs.with_reasons(view, [queries.run(view.connection, sweep, number)])
         attempts = queries.attempts(view.connection, sweep, number)
         output = Output()
         if options.json:
@@ -72,8 +72,8 @@ def _print_run(output: Output, run: Run) -> None:
     _field(output, "returned", short(json_value(run.return_value), places=None))
     for position, override in enumerate(run.overrides):
         output.line(f"{'' if position else 'overrides':<9}  {override}")
-    if run.attempt == 0:
-        _field(output, "waits for", None if run.batch is None or State(run.state).is_terminal else f"batch {run.batch}")
+    waits = run.attempt == 0 and run.reason is None and not State(run.state).is_terminal
+    _field(output, "waits for", f"batch {run.batch}" if waits and run.batch is not None else None)
 
 
 def _print_attempt(output: Output, attempt: AttemptInfo) -> None:

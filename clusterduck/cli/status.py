@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from clusterduck import standing
 from clusterduck.cli.exit_codes import ExitCode
 from clusterduck.cli.looking import SILENT_S, View, opened
 from clusterduck.cli.output import Output, narrate
@@ -43,6 +45,7 @@ def execute(options: argparse.Namespace) -> ExitCode:
             if batches:
                 output.line()
                 _print_batches(output, batches, view)
+            _print_neglected(output, sweeps, view)
     return ExitCode.OK
 
 
@@ -117,6 +120,15 @@ def _print_sweeps(output: Output, sweeps: Sequence[Sweep]) -> None:
         counts = [str(sweep.counts[state.value] or "") for state in State]
         rows.append([sweep.id, local_time(sweep.created_at), str(sweep.runs), *counts])
     output.table(columns, rows)
+
+
+def _print_neglected(output: Output, sweeps: Sequence[Sweep], view: View) -> None:
+    """How many runs wait in vain, and what to do about it."""
+    found = standing.neglected(view.connection, [sweep.id for sweep in sweeps], view.jobs)
+    for sweep, count in Counter(sweep for sweep, _ in found).items():
+        waits, them = ("1 run waits", "it") if count == 1 else (f"{count} runs wait", "them")
+        output.line()
+        output.line(f"{sweep}: {waits}, and no job will take {them}: `{standing.remedy(sweep)}` sends {them}")
 
 
 def _print_origin(output: Output, sweep: Sweep) -> None:

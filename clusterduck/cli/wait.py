@@ -116,7 +116,7 @@ class _Wait:
             return None
         count = len(now.waiting)
         waits, them = ("waits", "it") if count == 1 else ("wait", "them")
-        remedy = f"`clusterduck requeue --unfinished --sweep {self._sweep}` sends {them} again"
+        remedy = f"`{standing.remedy(self._sweep)}` sends {them} again"
         return _Outcome("stuck", f"{_runs(count)} {waits}, and no live job will take {them}: {remedy}", ExitCode.STUCK)
 
     def _may_launch_more(self) -> bool:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from journals_builder import SweepBuilder
 
 from clusterduck.cli.exit_codes import ExitCode
 from clusterduck.cli.main import parser
-from clusterduck.events import AttemptLocated, Event, RunsPlanned
+from clusterduck.events import AttemptLocated, BatchClosed, Event, RunsPlanned
 
 HOSTILE = ["x=\x1b]0;owned\x07\x1b[31mred\n[/oops]\u202e", "lr=漢字"]
 COMMANDS = ["status", "nodes", "runs", "show", "logs"]
@@ -205,6 +205,51 @@ def test_show_for_people(project: Project) -> None:
         assert words in output
 
 
+def dead(own: Project, said: str) -> SweepBuilder:
+    """A sweep whose job was cancelled before it had begun its last two runs; Slurm lists nothing of it."""
+    lost = SweepBuilder(own.folder, "train-cc4gh", start=time.time() - 60)
+    lost.write(lost.launch_journal(), lost.launch(4), close=False)
+    at = time.time() - 50
+    ended = [lost.started(at, 0), lost.ended(at + 1, 0, state="FAILED"), lost.started(at, 1), lost.ended(at + 1, 1)]
+    lost.write(lost.agent_journal(), [lost.agent_started(at, "node1"), *ended], close=False)
+    (own.folder / "bin" / "squeue").write_text("#!/bin/sh\nexit 0\n")
+    closed = BatchClosed(time=at + 2, batch="0-0", state="CANCELLED", reason=said)
+    lost.write(lost.paths.acts / "close.jsonl", [closed])
+    return lost
+
+
+def test_a_run_that_no_job_will_take_says_why_and_what_to_do(own: Project) -> None:
+    dead(own, "Slurm says of job 9000: CANCELLED.")
+    remedy = "`clusterduck requeue --unfinished --sweep train-cc4gh`"
+    said = "its batch 0-0 ended CANCELLED (Slurm says of job 9000: CANCELLED)"
+    why = f"No job will take it: {said}. Send it with {remedy}."
+    rows = own.json("runs", "--sweep", "cc")
+    assert [row["reason"] for row in rows] == ["It ended FAILED.", None, why, why]
+    assert [row["number"] for row in own.json("runs", "--sweep", "cc", "--sort", "reason")][1:] == [2, 3, 1]
+    assert own.run("runs", "--sweep", "cc")[0].count(remedy) == 2
+    assert own.json("show", "cc/2")[0]["reason"] == why
+    shown, _ = own.run("show", "cc/2")
+    assert why in shown and "waits for" not in shown
+    hint = f"train-cc4gh: 2 runs wait, and no job will take them: {remedy} sends them"
+    assert hint in own.run("status")[0] and hint in own.run("status", "cc")[0]
+
+
+def test_a_run_that_a_live_job_will_take_says_only_which(project: Project) -> None:
+    assert project.json("show", "bb/5")[0]["reason"] is None
+    assert "waits for  batch 0-0" in project.run("show", "bb/5")[0]
+    assert "no job will take" not in project.run("status")[0]
+
+
+def test_a_completed_run_with_a_reason_says_it(own: Project) -> None:
+    reason = "its return value, a _thread.lock, could not be pickled"
+    done = replace(own.live.ended(time.time() - 5, 1), reason=reason)
+    own.live.write(own.live.agent_journal(), [done], close=False)
+    (row,) = own.json("show", "bb/1")
+    assert (row["state"], row["reason"], row["attempts"][0]["reason"]) == ("COMPLETED", reason, reason)
+    assert own.run("show", "bb/1")[0].count(reason) == 2
+    assert reason in own.run("runs", "--state", "COMPLETED", "--sweep", "bb")[0]
+
+
 def test_colours_are_for_terminals(project: Project) -> None:
     def on_terminal(**more: str) -> bytes:
         leader, follower = os.openpty()
@@ -247,6 +292,7 @@ def test_colours_are_for_terminals(project: Project) -> None:
         (("logs", "@last/5"), ExitCode.NOT_FOUND, "Run train-bb3fg/5 is PENDING and has printed nothing yet."),
         (("logs", "@last/1"), ExitCode.NOT_FOUND, "The log of run train-bb3fg/1 is not there: "),
         (("logs", "@last/0", "--attempt", "7"), ExitCode.NOT_FOUND, "has no attempt 7; it has 1"),
+        (("logs", "@last/0", "--attempt", "0"), ExitCode.USAGE, "attempts are counted from 1"),
         (("logs", "@last/0", "-f", "--json"), ExitCode.USAGE, "leave out -f or --json"),
         (("runs", "--state", "DONE"), ExitCode.USAGE, "'DONE' is no state; the states are PENDING, RUNNING"),
         (("runs", "--sort", "colour"), ExitCode.USAGE, "Runs cannot be sorted by 'colour'"),
