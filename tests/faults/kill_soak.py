@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -182,12 +183,12 @@ class KillSoak:
 
     def _keep_busy(self) -> None:
         """People who look and publish, and launch sweeps of their own, as long as there is havoc."""
-        extra = 0
-        while not self._peace.is_set():
+        for extra in itertools.count():
+            if self._peace.is_set():
+                return
             self._python("-m", "clusterduck.ledger.publish", str(self.ledger))
             self._clusterduck("status")
-            if self.kills["launcher"] >= extra:
-                extra += 1
+            if extra % 3 == 0:
                 self._launch(f"extra-{extra}", 2)
 
     def _keep_reading(self, reader: Reader) -> None:
