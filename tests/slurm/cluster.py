@@ -28,7 +28,7 @@ PACKAGES = {
     "slurmctld": "slurmctld",
     "slurmd": "slurmd",
     "sbatch": "slurm-client",
-    "gcc": "gcc",
+    "gcc": "gcc libc6-dev",
 }
 ACCOUNTING_PACKAGES = {
     "slurmdbd": "slurmdbd",
@@ -59,7 +59,8 @@ def obstacle(accounting: bool = False) -> str | None:
     if os.geteuid() != 0:
         return "a Slurm cluster of virtual nodes needs root"
     needed = PACKAGES | (ACCOUNTING_PACKAGES if accounting else {})
-    missing = sorted({package for program, package in needed.items() if not shutil.which(program, path=_PATH)})
+    missing = [needed[program] for program in needed if not shutil.which(program, path=_PATH)]
+    missing = sorted({package for packages in missing for package in packages.split()})
     if missing:
         apt = shutil.which("apt-get")
         if not apt:
