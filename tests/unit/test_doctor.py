@@ -308,7 +308,11 @@ def test_ledgers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep.ledger.write_bytes(b"x" * 1000)
     sweep.ledger.parent.chmod(0o770)
     found = by_level(list(ledgers.check(project, None)))
-    assert len(found["bad"]) == 2 and "can be written by other users" in found["bad"][0] and "clusterduck rebuild" in found["bad"][1]
+    assert (
+        len(found["bad"]) == 2
+        and "can be written by other users" in found["bad"][0]
+        and "clusterduck rebuild" in found["bad"][1]
+    )
 
 
 # --- Slurm
