@@ -29,7 +29,7 @@ from clusterduck.model import AgentId, Attempt, State
 from clusterduck.paths import LedgerPaths, SweepPaths, require_own, require_own_up_to
 from clusterduck.queue import Claims
 from clusterduck.result import read_report
-from clusterduck.slurm.jobs import ABSENT, UNKNOWN, JobStatus, look_up
+from clusterduck.slurm.jobs import ABSENT, UNKNOWN, JobStatus, exit_words, look_up
 from clusterduck.slurm.looks import Key, Looks
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ CONFIRM_S = 5.0
 #: The same for a job that Slurm merely does not list; and as long must its agents have been silent.
 CONFIRM_ABSENT_S = 60.0
 SILENCE_S = 120.0
+
+#: Of so many jobs that are closed at once, Slurm is asked for their exit codes: each is a question of its own.
+_MOST_DETAILS = 20
 
 #: What a job's end means for the runs it was executing; every other end is FAILED.
 _STATES = {
@@ -127,13 +130,16 @@ def close_dead_batches(ledger: Path, replica: Replica, outlook: Outlook | None =
     if outlook.over:
         replica.catch_up()  # whatever the agents wrote before their jobs ended has priority
     found: dict[str, list[Event]] = {}
-    closed = []
+    closed: list[str] = []
     roots: dict[str, str] = {}
     for batch in live_batches(replica.connection):
         if batch.key not in outlook.over:
             continue
         roots[batch.sweep] = batch.root
-        state, reason = _verdict(batch, outlook.jobs[batch.key])
+        detail = ""
+        if batch.cluster != "local" and outlook.jobs[batch.key].state == "FAILED" and len(closed) < _MOST_DETAILS:
+            detail = exit_words(batch.job_id)
+        state, reason = _verdict(batch, outlook.jobs[batch.key], detail)
         events = _reported_ends(replica.connection, batch)
         found.setdefault(batch.sweep, []).extend([*events, BatchClosed(batch=batch.batch, state=state, reason=reason)])
         closed.append(f"{batch.sweep} {batch.batch}")
@@ -215,7 +221,7 @@ def _is_confirmed(batch: LiveBatch, status: JobStatus, over_since: float | None,
     return now - over_since >= CONFIRM_ABSENT_S and now - heard_at >= SILENCE_S
 
 
-def _verdict(batch: LiveBatch, status: JobStatus) -> tuple[str, str]:
+def _verdict(batch: LiveBatch, status: JobStatus, detail: str) -> tuple[str, str]:
     if batch.cluster == "local":
         return State.FAILED.value, (
             f"The job's process {batch.job_id} on {batch.host} is gone without having said how it ended: "
@@ -225,7 +231,8 @@ def _verdict(batch: LiveBatch, status: JobStatus) -> tuple[str, str]:
     if not status.is_over:
         silence = "no agent of it was ever heard of" if batch.heard_at is None else "its agent fell silent"
         return state, f"Slurm no longer knows job {batch.job_id}, and {silence}."
-    said = f"{status.state}, {status.reason}" if status.reason and status.reason != status.state else status.state
+    words = [status.state, "" if status.reason == status.state else status.reason, detail]
+    said = ", ".join(filter(None, words))
     silence = "It never began its work." if batch.heard_at is None else "Its agent did not say how it ended."
     return state, f"Slurm says of job {batch.job_id}: {said}. {silence}"
 

@@ -26,8 +26,9 @@ _REST_FACTOR = 10
 #: Seconds between two looks at the whole sweep: a run of ours may have been sent again, in a batch of another launch.
 LOOK_AT_ALL_EVERY_S = 5.0
 
-#: Seconds of silence after which a Slurm job may be dead, and between two questions about it.
-SILENCE_S = 60.0
+#: Seconds of silence (agents are heard of every 10) after which a Slurm job may be dead, and between two questions
+#: about it. The first is asked at once.
+SILENCE_S = 15.0
 ASK_EVERY_S = 30.0
 
 #: The same between two questions about a local job whose process is gone.
@@ -82,6 +83,8 @@ class Collector:
         self._ledger = ledger
         self._progress = progress
         self._asked_at = time.monotonic()
+        self._asked_at_time = 0.0
+        self._is_suspicious = False  # a job was found over, and another look is to confirm it
         self._all_at = time.monotonic()
         self._idle_since: float | None = None
 
@@ -128,8 +131,8 @@ class Collector:
             self._all_at = now
         every = self._ask_every()
         if every is not None and now - self._asked_at >= every:
-            self._asked_at = now
-            _close_dead_batches(self._ledger)
+            self._asked_at, self._asked_at_time = now, time.time()
+            self._is_suspicious = _close_dead_batches(self._ledger, self._sweep)
 
     def _ask_every(self) -> float | None:
         """How often to ask whether our jobs still live: not at all, unless one of them gives reason to."""
@@ -142,8 +145,14 @@ class Collector:
             if submitted.cluster == "local":
                 if not (submitted.job_id.isdigit() and is_running(int(submitted.job_id), submitted.time)):
                     return ASK_LOCAL_EVERY_S
-            elif time.time() - max(view.heard_at, submitted.time) > SILENCE_S:
-                every = ASK_EVERY_S
+            elif self._is_suspicious:
+                from clusterduck import reconcile
+
+                return reconcile.CONFIRM_S
+            else:
+                heard_at = max(view.heard_at, submitted.time)
+                if time.time() - heard_at > SILENCE_S:
+                    every = 0.0 if heard_at > self._asked_at_time else ASK_EVERY_S if every is None else every
         return every
 
     def _tell(self) -> None:
@@ -206,15 +215,25 @@ def _any_alive(jobs: list[str]) -> bool:
         return True
 
 
-def _close_dead_batches(ledger: Path) -> None:
-    """Have jobs that died without a word put on record, which ends the waiting for their runs."""
+def _close_dead_batches(ledger: Path, sweep: str) -> bool:
+    """Have jobs that died without a word put on record, which ends the waiting for their runs.
+
+    Those of other sweeps are put on record too, but only what concerns ours is said.
+
+    Returns:
+        Whether a job of ours was found over, and another look is needed to confirm it.
+    """
     from clusterduck.ledger.replica import Replica
-    from clusterduck.reconcile import close_dead_batches
+    from clusterduck.reconcile import close_dead_batches, look_at_jobs
 
     try:
         with Replica.open(ledger) as replica:
             replica.catch_up()
-            for closed in close_dead_batches(ledger, replica):
-                log.warning("The job of batch %s is over without having said so.", closed)
+            outlook = look_at_jobs(ledger, replica)
+            for closed in close_dead_batches(ledger, replica, outlook):
+                if closed.partition(" ")[0] == sweep:
+                    log.warning("The job of batch %s is over without having said so.", closed)
+            return any(job.is_over and key[0] == sweep and key not in outlook.over for key, job in outlook.jobs.items())
     except Exception as error:  # the next look may do better, and waiting goes on all the same
         log.warning("The jobs could not be asked about: %s", error)
+        return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -62,6 +63,9 @@ SUBMIT_SLACK_S = 300.0
 
 #: Jobs to a call, so that the list stays far below the longest argument that Linux takes.
 _JOBS_PER_CALL = 5000
+
+#: Seconds to wait for what merely makes a sentence fuller.
+_DETAIL_TIMEOUT_S = 5.0
 
 _JOB_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,9})?", re.ASCII)
 _ROW_ID = re.compile(r"([0-9]{1,18})(?:_(?:([0-9]{1,9})|\[([0-9,:%-]{1,2000})(?:\.\.\.)?\]))?", re.ASCII)
@@ -170,6 +174,26 @@ def job_end_time(job_id: str, timeout_s: float = TIMEOUT_S) -> float | None:
     """
     value = _job_field(job_id, "EndTime", timeout_s)
     return _epoch(value) if value is not None else None
+
+
+def exit_words(job_id: str) -> str:
+    """With which exit code, or by which signal, an ended job ended, in words; empty where Slurm does not say."""
+    try:
+        value = _job_field(job_id, "ExitCode", _DETAIL_TIMEOUT_S) or ""
+    except SlurmError:
+        return ""
+    match = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", value)
+    code, number = (int(match[1]), int(match[2])) if match else (0, 0)
+    killer = number or (code - 128 if 128 < code < 160 else 0)  # a shell's way of saying that a command was killed
+    by = f"killed by {_signal_name(killer)}" if killer else ""
+    return f"exit code {code}{f', {by}' if by else ''}" if code else by
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def requeue(job_id: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,9 +66,9 @@ def say(journal: JournalWriter, *what: Event) -> None:
     journal.flush(sync=False)
 
 
-def submitted(paths: SweepPaths, job: int | None = None) -> None:
+def submitted(paths: SweepPaths, job: int | None = None, cluster: str = "local") -> None:
     planned = events.BatchPlanned(batch="0-0", launch=0, first=0, stop=9, nodes=1, slots_per_node=1, share_runs=False)
-    taken = events.BatchSubmitted(batch="0-0", cluster="local", job_id=str(job or os.getpid()), host=HERE, log_dir="")
+    taken = events.BatchSubmitted(batch="0-0", cluster=cluster, job_id=str(job or os.getpid()), host=HERE, log_dir="")
     (paths.launch(0) / "journal-0.jsonl").write_bytes(encode(planned) + encode(taken))
 
 
@@ -249,3 +250,52 @@ def test_a_local_job_that_dies_without_a_word_does_not_make_it_wait_for_ever(
     (answer,) = waiting.wait()
     with pytest.raises(RunFailedError, match="0 never began"):
         answer.return_value  # noqa: B018
+
+
+def test_a_slurm_job_that_is_over_is_found_by_two_looks_and_only_ours_is_spoken_of(
+    paths: SweepPaths, own_ledger: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two sweeps' jobs failed; the launcher of one of them asks at once when its agent is silent, then once more."""
+    from clusterduck import reconcile
+    from clusterduck.launch import register
+    from clusterduck.slurm import looks
+
+    monkeypatch.setattr(collect, "SILENCE_S", 0.3)
+    monkeypatch.setattr(reconcile, "CONFIRM_S", 0.3)
+    monkeypatch.setattr(looks, "INTERVAL_S", 0.1)
+    programs = paths.root / "bin"
+    programs.mkdir()
+    now = int(time.time())
+    for name, script in {
+        "squeue": f"echo '1|FAILED|{now}|N/A|0:00|1|None'; echo '2|FAILED|{now}|N/A|0:00|1|None'",
+        "sacct": "exit 1",
+        "scontrol": "exit 1",
+    }.items():
+        (programs / name).write_text(f"#!/bin/sh\n{script}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    other = SweepPaths.of(paths.sweep_dir, "other-bbbbb")
+    other.create()
+    other.launch(0).mkdir()
+    for each, job in ((paths, 1), (other, 2)):
+        submitted(each, job=job, cluster="slurm")
+        register.enter(own_ledger, each)
+    began = time.monotonic()
+    waiting = Collector(
+        watch=Watch(paths),
+        sweep=paths.sweep,
+        launch=0,
+        first=0,
+        overrides=[["a=0"]],
+        batches=[plan.Batch("0-0", 0, 1)],
+        ledger=own_ledger,
+        progress=Numbers(),
+    )
+    (answer,) = waiting.wait()
+    assert time.monotonic() - began < collect.ASK_EVERY_S
+    with pytest.raises(RunFailedError, match="0 never began"):
+        answer.return_value  # noqa: B018
+    assert "train-aaaaa 0-0" in caplog.text and "other-bbbbb" not in caplog.text
+    closed = Watch(other)
+    closed.look()
+    assert closed.batches["0-0"].closed is not None, "it is on record all the same"

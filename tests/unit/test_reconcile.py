@@ -119,6 +119,19 @@ def test_two_looks_that_agree_close_a_job(
     assert len(acts(sweep)) == 1
 
 
+def test_the_reason_says_with_which_exit_code_a_job_failed(
+    sweep: SweepBuilder, replica: Replica, slurm: Slurm, tmp_path: Path
+) -> None:
+    slurm(row(sweep, "FAILED", "NonZeroExitCode"))
+    (tmp_path / "bin" / "scontrol").write_text("#!/bin/sh\necho 'JobId=9000 ExitCode=137:0'\n")
+    (tmp_path / "bin" / "scontrol").chmod(0o755)
+    close_dead_batches(sweep.ledger, replica)
+    age(sweep, 6)
+    close_dead_batches(sweep.ledger, replica)
+    said = "FAILED, NonZeroExitCode, exit code 137, killed by SIGKILL"
+    assert batch(replica) == ("FAILED", f"Slurm says of job 9000: {said}. Its agent did not say how it ended.")
+
+
 def test_a_job_that_lives_again_at_the_second_look_is_not_over(
     sweep: SweepBuilder, replica: Replica, slurm: Slurm
 ) -> None:

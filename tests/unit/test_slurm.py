@@ -11,7 +11,7 @@ import pytest
 
 from clusterduck.errors import SlurmError
 from clusterduck.slurm import command
-from clusterduck.slurm.jobs import ABSENT, UNKNOWN, JobStatus, is_job_id, job_end_time, look_up
+from clusterduck.slurm.jobs import ABSENT, UNKNOWN, JobStatus, exit_words, is_job_id, job_end_time, look_up
 
 Fake = Callable[[str, str], Path]
 
@@ -212,3 +212,24 @@ def test_the_end_of_a_job(fake: Fake, text: str, end: float | None) -> None:
     calls = fake("scontrol", f"echo 'JobId=8 StartTime=5 SuspendTime=None XEndTime=3 {text} Deadline=N/A'")
     assert job_end_time("8_1") == end
     assert calls.read_text() == "--oneliner show job 8_1\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("0:0", ""),
+        ("3:0", "exit code 3"),
+        ("137:0", "exit code 137, killed by SIGKILL"),
+        ("0:9", "killed by SIGKILL"),
+        ("0:99", "killed by signal 99"),
+        ("", ""),
+    ],
+)
+def test_how_a_job_ended_in_words(fake: Fake, code: str, words: str) -> None:
+    fake("scontrol", f"echo 'JobId=8 JobState=FAILED DerivedExitCode=1:0 ExitCode={code} RunTime=00:00:10'")
+    assert exit_words("8") == words
+
+
+def test_how_a_job_ended_is_left_out_where_slurm_does_not_say(fake: Fake) -> None:
+    fake("scontrol", "exit 1")
+    assert exit_words("8") == "" == exit_words("no job")
