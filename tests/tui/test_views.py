@@ -60,6 +60,17 @@ async def test_a_run_with_its_traceback_log_and_config(finished: SweepBuilder, o
         assert text.splitlines()[0].startswith(" 1 Overview")
 
 
+async def test_what_a_run_returned_is_shown_exactly_and_no_longer_than_that(
+    finished: SweepBuilder, opened: Open
+) -> None:
+    async with opened() as it:
+        await it.press("4")
+        await it.see("24 runs", "C COMPLETED")
+        await it.press("j", "j", "j", "enter")
+        text = await it.see("train-aa2de/3", "returned  0.003")
+        assert "0.0030" not in text
+
+
 async def test_side_by_side_where_there_is_room(finished: SweepBuilder, opened: Open) -> None:
     async with opened(size=(200, 50)) as it:
         await it.press("4")
