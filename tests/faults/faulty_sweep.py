@@ -235,7 +235,7 @@ class FaultySweep:
         """The replica that was folded all along equals a fold anew, and so does the ledger published from it."""
         assert self.replica is not None
         self.replica.catch_up()
-        assert publish(self.replica, self.ledger)
+        publish(self.replica, self.ledger)  # if the agent has not done so at its end
         anew = folded_anew(self.ledger)
         assert tables(self.replica.connection) == anew
         with sqlite3.connect(f"file:{self.ledger}?mode=ro", uri=True) as reader:
