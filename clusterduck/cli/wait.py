@@ -20,6 +20,10 @@ from clusterduck.ledger import queries, times
 from clusterduck.ledger.queries import Sweep
 from clusterduck.model import State
 
+#: For how long runs must have waited for nobody before the sweep is taken to be stuck, in seconds: somebody may be
+# about  to submit a job for what was lost.
+STUCK_S = 15.0
+
 #: Seconds between two looks, and between two that ask about jobs.
 LOOK_EVERY_S = 0.5
 ASK_EVERY_S = 3.0
@@ -61,7 +65,8 @@ class _Wait:
         self._timeout_s = timeout_s
         self._fail_fast = fail_fast
         self._asked_at = float("-inf")
-        self._suspicion: str | None = None  # what the look before this one would have ended with
+        self._suspicion: str | None = None  # what the look before this one would have ended with,
+        self._suspected_at = 0.0  # and since when all looks would have
 
     def until_over(self) -> _Outcome:
         began = time.monotonic()
@@ -100,7 +105,13 @@ class _Wait:
             return None
         outcome = self._why_over(sweep, failed, done)
         suspicion, self._suspicion = self._suspicion, None if outcome is None else outcome.word
-        return outcome if outcome is not None and suspicion == outcome.word else None
+        if outcome is None:
+            return None
+        if suspicion != outcome.word:
+            self._suspected_at = time.monotonic()
+            return None
+        sure_after = STUCK_S if outcome.word == "stuck" else 0.0
+        return outcome if time.monotonic() - self._suspected_at >= sure_after else None
 
     def _why_over(self, sweep: Sweep, failed: int, done: int) -> _Outcome | None:
         if self._fail_fast and failed:
