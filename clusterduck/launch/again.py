@@ -21,7 +21,6 @@ from clusterduck.events import BatchClosed, BatchPlanned, BatchSubmitted, Event
 from clusterduck.journal import JournalWriter
 from clusterduck.launch.agents import settings_for
 from clusterduck.launch.options import Options
-from clusterduck.launch.payload import Payload
 from clusterduck.model import Attempt, State
 from clusterduck.paths import SweepPaths, require_own_up_to
 
@@ -80,6 +79,8 @@ def launched(
     options = Options.again(settings, changes or {})
     folder = os.path.join(cwd, os.path.expanduser(options.submitit_folder))
     try:
+        from clusterduck.launch.payload import Payload  # loads Hydra, which commands that only look do without
+
         require_own_up_to(paths.payload(number), paths.root)
         script = Payload.load(paths.payload(number).read_bytes()).script
     except (OSError, JournalError) as error:

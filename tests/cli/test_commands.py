@@ -21,7 +21,8 @@ from clusterduck.cli.main import parser
 from clusterduck.events import AttemptLocated, BatchClosed, Event, RunsPlanned
 
 HOSTILE = ["x=\x1b]0;owned\x07\x1b[31mred\n[/oops]\u202e", "lr=漢字"]
-COMMANDS = ["status", "nodes", "runs", "show", "logs"]
+COMMANDS = ["status", "nodes", "runs", "show", "logs", "timeline", "tui", "requeue", "cancel", "drain", "wait"]
+COMMANDS += ["rebuild", "export", "prune", "doctor"]
 
 
 @dataclass
