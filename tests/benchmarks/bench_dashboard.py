@@ -153,9 +153,8 @@ def main() -> int:
         os.environ["TMPDIR"], tempfile.tempdir = environment["TMPDIR"], None
         at = time.time()
         build(base, options.runs, options.sweeps, options.nodes)
-        print(
-            f"{options.runs} runs in {options.sweeps} sweeps, {options.nodes} nodes live; folded in {time.time() - at:.0f} s"
-        )
+        took = f"folded in {time.time() - at:.0f} s"
+        print(f"{options.runs} runs in {options.sweeps} sweeps, {options.nodes} nodes live; {took}")
         command = [sys.executable, __file__, "--in", name, "--keys", str(options.keys), "--idle", str(options.idle)]
         begun = time.time()
         process = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
