@@ -158,6 +158,7 @@ class MainScreen(Screen[None]):
         """What all views share has changed, or the time has gone on."""
         self._show_line()
         self._front.show_known()
+        self._may_offer_other_things()
 
     def _show_line(self) -> None:
         known = self.known

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dashboards import Open, Opened, until
+from dashboards import Open, Opened, Slurm, until
 from journals_builder import SweepBuilder
 from rich.color import ColorTriplet
 from textual.filter import Monochrome
@@ -36,9 +36,10 @@ def _still() -> Iterator[None]:
 
 
 @pytest.fixture
-def _sweeps(project: Path, monkeypatch: pytest.MonkeyPatch, _still: None) -> None:
+def _sweeps(project: Path, monkeypatch: pytest.MonkeyPatch, slurm: Slurm, _still: None) -> None:
     """A sweep that is over and one that is at work, at fixed times and in folders of fixed names."""
     monkeypatch.chdir(project)
+    slurm("echo '9000|RUNNING|1760000003|1760000100|57:50|1|None'")
     over = SweepBuilder(Path(), "train-aa2de", start=1_759_900_000.0)
     over.write_all(runs=40)
     live = SweepBuilder(Path(), "train-bb3fg", start=1_760_000_000.0)
@@ -56,7 +57,7 @@ def _sweeps(project: Path, monkeypatch: pytest.MonkeyPatch, _still: None) -> Non
 async def look(it: Opened, key: str) -> None:
     """Bring a view to the front, and wait until all of it is there."""
     await it.press("1")
-    await until(lambda: bool(it.app.known.jobs), it.pilot)
+    await until(lambda: [job.state for job in it.app.known.jobs.values()] == ["RUNNING"], it.pilot)
     await it.press("4")
     await it.see("R RUNNING", "node7/2")
     await it.press("g", "j", "j", "j")
