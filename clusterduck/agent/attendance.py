@@ -248,11 +248,15 @@ class Attendance:
         self._press_to_end(running, grace_s)
         return None
 
-    def tell(self, number: signal.Signals) -> None:
-        """Send a signal to the runs that have a handler of their own for it."""
+    def tell(self, number: signal.Signals, meaning: State) -> None:
+        """Send a signal to the runs that have a handler of their own for it.
+
+        One that then ends itself unsuccessfully has done what it was told: it ends in the state ``meaning``.
+        """
         for running in self.running.values():
             if running.pid is not None and handles(running.pid, number):
                 self._say(f"run {running.attempt} handles {number.name} and is told")
+                running.warned_of = meaning
                 signal_group(running.pid, number)
 
     def _press_to_end(self, running: Running, grace_s: float) -> None:

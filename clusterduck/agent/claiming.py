@@ -76,8 +76,7 @@ class Claiming:
             OSError: call again, with the same haul.
         """
         if self._failed_enough():
-            haul.closed = _ranges(attempt.run for attempt in self._candidates if attempt.number == 1)
-            self._candidates.clear()
+            haul.closed = self.close()
         while len(haul.attempts) < count and (self._candidates or self.look()):
             attempt = self._candidates[0]
             entry = None
@@ -113,6 +112,12 @@ class Claiming:
             self._candidates.extend(attempt for attempt in new if attempt not in taken and attempt not in known)
             self._seen_in_queue.update(new)
         return len(self._candidates)
+
+    def close(self) -> list[tuple[int, int]]:
+        """Give up all that is left to claim; returns the runs of it that never began, as ranges."""
+        closed = _ranges(attempt.run for attempt in self._candidates if attempt.number == 1)
+        self._candidates.clear()
+        return closed
 
     def put_back(self, entry: Requeued) -> bool:
         """Put a new attempt into the queue; ours to claim first. False if it was there already.

@@ -60,6 +60,11 @@ class Deadline:
             return "Slurm is about to preempt the job"
         return "the job's time limit is near"
 
+    @property
+    def meaning_of_warning(self) -> State:
+        """How a run ends that saves its work and ends itself after the warning."""
+        return State.PREEMPTED if self._preemption else State.TIMEOUT
+
     def meaning_of_term(self, now: float) -> tuple[State, str]:
         """What it means that the job is asked to end. It may be wrong: what Slurm or a restart says later decides."""
         if self._preemption:

@@ -8,6 +8,7 @@ every run's process group and ends. It never waits for the shared file system.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
@@ -15,11 +16,18 @@ import selectors
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 #: What Slurm sends to every process of a job step, and what only the agent should act upon.
 IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+#: prctl(2): orphans of the runs become our children.
+PR_SET_CHILD_SUBREAPER = 36
+
+#: For how long what the runs left is killed again and again once the agent is gone, in seconds.
+ORPHANS_PATIENCE_S = 5.0
 
 #: A message is at most this long, in bytes.
 MESSAGE_BYTES = 64 * 1024
@@ -70,11 +78,13 @@ class _Server:
                         os.close(writer)
                         self._connection.close()
                         return order
+        _adopt_orphans()
         for pid in self._runs:
             _kill_group(pid)
         for pid, start in self._minded.items():
             if _start_of(pid) == start:  # else it has ended, and its number may be anybody's
                 _kill_group(pid)
+        _kill_descendants()
         return None
 
     def _obey(self, message: dict[str, Any]) -> dict[str, Any] | None:
@@ -144,6 +154,30 @@ def _start_of(pid: int) -> bytes | None:
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19]
     except OSError:
         return None
+
+
+def _adopt_orphans() -> None:
+    """The agent, whose children the runs' orphans became until now, is gone: let them become ours (prctl(2))."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _kill_descendants() -> None:
+    """Kill whatever the runs had started in sessions of their own, and what that had started, until nothing is left."""
+    from clusterduck.agent.process import children
+
+    until = time.monotonic() + ORPHANS_PATIENCE_S
+    while time.monotonic() < until:
+        for pid in children():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                continue
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                continue
+        except ChildProcessError:
+            return
+        time.sleep(0.005)
 
 
 def _kill_group(pid: int) -> None:

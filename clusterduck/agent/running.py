@@ -6,7 +6,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from clusterduck.agent.process import Exit, Verdict, judge
@@ -31,6 +31,7 @@ class Running:
         report: what the run itself said at its end.
         run_dir: its folder, once Hydra has named it.
         with_job: whether it was asked to end because its job had to.
+        warned_of: how it ends if it ends itself after it was told that the job will have to.
         asked_to_end: the state and reason it ends with, if the agent has asked it to end.
         ended: the fork server's word on its exit (or why it could not be started), or our own wait().
         cleaning_since: since when (monotonic) what it left behind is being killed.
@@ -48,6 +49,7 @@ class Running:
     report: dict[str, Any] = field(default_factory=dict)
     run_dir: str | None = None
     with_job: bool = False
+    warned_of: State | None = None
     asked_to_end: tuple[State, str] | None = None
     ended: dict[str, Any] | None = None
     cleaning_since: float | None = None
@@ -92,7 +94,7 @@ class Running:
         assert self.ended is not None
         if "error" in self.ended:
             return Verdict(State.FAILED, f"it could not be started: {self.ended['error']}", None, None)
-        return judge(
+        verdict = judge(
             Exit(
                 status=self.ended["status"],
                 report=self.report or None,
@@ -100,6 +102,12 @@ class Running:
                 asked_to_end=self.asked_to_end,
             )
         )
+        if self.warned_of is not None and verdict.state is State.FAILED and verdict.signal is None:
+            self.with_job = True
+            return replace(
+                verdict, state=self.warned_of, reason=f"ended itself after Slurm's warning: {verdict.reason}"
+            )
+        return verdict
 
     def ended_as(self, verdict: Verdict) -> AttemptEnded:
         """The event that all of it is gone."""

@@ -167,6 +167,11 @@ class AgentState:
         return self._left
 
     @property
+    def ready(self) -> tuple[Attempt, ...]:
+        """What was claimed ahead of time and has not started."""
+        return tuple(self._ready)
+
+    @property
     def idle(self) -> bool:
         """Whether a slot is empty for want of attempts."""
         return not (self._draining or self._ready or self._asked) and len(self._busy) < sum(self._open)

@@ -115,6 +115,8 @@ class Supervisor:
             say=say,
         )
         self._load = LoadWatch(Sampler(slots), self._attendance.groups, HEARTBEAT_S)
+        self._failures = 0
+        self._too_many_failures = f"never started: max_failures={settings.max_failures} runs of the sweep had failed"
         self.fatal: str | None = None  # why the agent could not do its work, if so
         self.told_to_end: tuple[State, str] | None = None  # how and why the job had to end before its work was done
         self.timed_out = False  # whether the job's time limit kept it from doing all
@@ -221,11 +223,12 @@ class Supervisor:
         haul = answer.haul
         self._requeued.update(haul.requeued)
         if haul.closed:
-            reason = f"never started: max_failures={self._settings.max_failures} runs of the sweep had failed"
             self._say(
                 f"claiming nothing more: max_failures={self._settings.max_failures} runs of the sweep have failed"
             )
-            self._writer.record([RunsClosed(ranges=haul.closed, state=State.CANCELLED.value, reason=reason)])
+            self._writer.record(
+                [RunsClosed(ranges=haul.closed, state=State.CANCELLED.value, reason=self._too_many_failures)]
+            )
         self._decide(decisions.Claimed(answer.asked, tuple(haul.attempts), haul.left))
 
     def _on_inbox(self, answer: InboxRead) -> None:
@@ -267,7 +270,7 @@ class Supervisor:
         on."""
         self._say(f"{self._deadline.warned(time.time())}: no further run is started")
         self._leave_the_rest()
-        self._attendance.tell(signal.SIGUSR2)
+        self._attendance.tell(signal.SIGUSR2, self._deadline.meaning_of_warning)
 
     def _leave_the_rest(self) -> None:
         """Claim nothing more for want of time."""
@@ -331,6 +334,15 @@ class Supervisor:
             self._decide(decisions.MoreToClaim(self._state.left + 1))  # else this may have been the last one
         elif verdict.state in FAILED_STATES:
             self._writer.mark_failure(running.attempt)
+            self._failures += 1
+            if self._settings.max_failures is not None and self._failures >= self._settings.max_failures:
+                self._stop_claiming_for_failures()
+
+    def _stop_claiming_for_failures(self) -> None:
+        """What was claimed ahead is not started either: it is given back, and on record as never to start."""
+        ready = self._state.ready
+        self._decide(decisions.Drained())
+        self._writer.close_the_rest(ready, self._too_many_failures)
 
     def _record_dropped(self, command: decisions.Drop) -> None:
         self._writer.record(

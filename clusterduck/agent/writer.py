@@ -21,9 +21,9 @@ from pathlib import Path
 from clusterduck import inbox
 from clusterduck.agent.claiming import Claiming, Haul
 from clusterduck.errors import ClusterduckError
-from clusterduck.events import AttemptEnded, Event
+from clusterduck.events import AttemptEnded, Event, RunsClosed
 from clusterduck.journal import JournalWriter, encode
-from clusterduck.model import Attempt
+from clusterduck.model import Attempt, State
 from clusterduck.queue import Requeued
 from clusterduck.result import move_result, with_lost_result
 
@@ -167,6 +167,18 @@ class Writer:
     def mark_failure(self, attempt: Attempt) -> None:
         """Leave a mark that a run failed, where the sweep counts them."""
         self._orders.put(lambda: self._insist(lambda: self._claiming.mark_failure(attempt), "mark a failed run"))
+
+    def close_the_rest(self, also: Iterable[Attempt], reason: str) -> None:
+        """Give up what is left to claim, and record that those runs never start, and the ones ``also`` released."""
+        released = sorted((attempt.run, attempt.run + 1) for attempt in also if attempt.number == 1)
+
+        def close() -> None:
+            ranges = [*self._claiming.close(), *released]
+            if ranges:
+                self._journal.append([RunsClosed(ranges=ranges, state=State.CANCELLED.value, reason=reason)])
+                self._sync = True
+
+        self._orders.put(close)
 
     def read_inbox(self) -> None:
         """Have the inbox emptied; answered by :class:`InboxRead` if there was anything."""

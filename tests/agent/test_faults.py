@@ -58,6 +58,15 @@ def main(cfg):
         signal.signal(signal.SIGUSR2, lambda *_: Path(f"saved-{run}").touch())
         Path(f"listening-{run}").touch()
         wait_for("go")
+    elif cfg.how == "leaves":
+        import subprocess
+        child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+        Path(f"child-{run}").write_text(str(child.pid))
+        wait_for("go")
+    elif cfg.how == "saves_and_exits":
+        signal.signal(signal.SIGUSR2, lambda *_: sys.exit(7))
+        Path(f"listening-{run}").touch()
+        wait_for("go")
     elif cfg.how == "fails":
         raise ValueError("as told")
     elif cfg.how == "fails_once" and attempt == "1":
@@ -356,6 +365,29 @@ def test_slurms_warning_reaches_the_runs_that_handle_it_and_nothing_more_is_star
     assert not (bench.folder / "done-2").exists()
 
 
+def test_a_run_that_saves_its_work_on_the_warning_and_ends_itself_goes_on_with_its_job(bench: Bench) -> None:
+    bench.plan("saves_and_exits")
+    agent = bench.start(slots=1)
+    bench.running(0)
+    until((bench.folder / "listening-0").exists, "run 0 listens")
+    agent.send_signal(signal.SIGUSR2)
+    end = bench.ended(0)
+    assert (end.state, end.exit_code, end.by_job_end) == ("PREEMPTED", 7, True)  # long before the end: no time limit
+    assert "sys.exit(7)" in end.reason
+    assert bench.wait(agent) == 1
+
+
+def test_what_a_run_started_does_not_outlive_an_agent_that_is_killed(bench: Bench) -> None:
+    bench.plan("leaves")
+    agent = bench.start(slots=1)
+    bench.running(0)
+    told = bench.folder / "child-0"
+    until(lambda: told.exists() and told.read_text(), "the run has a child in a session of its own")
+    agent.kill()
+    agent.wait(60)
+    until(lambda: not psutil.pid_exists(int(told.read_text())), "the child is gone")
+
+
 def test_what_the_time_limit_does_not_let_end_is_timed_out(bench: Bench) -> None:
     bench.plan("waits", "returns")
     agent = bench.start(slots=1, timeout_min=0.1, signal_delay_s=4)  # a second is left of six
@@ -425,12 +457,12 @@ def test_the_last_run_is_tried_again_too(bench: Bench) -> None:
 
 def test_after_too_many_failures_nothing_more_is_started(bench: Bench) -> None:
     bench.plan("fails", "fails", "returns", "returns", "returns")
-    agent = bench.start(slots=1, max_failures=2, share_runs=True)  # not claimed ahead at the end
+    agent = bench.start(slots=1, max_failures=2)
     assert bench.wait(agent) == 1
     closed = [run for event in bench.events(RunsClosed) for first, stop in event.ranges for run in range(first, stop)]
     started = [event.run for event in bench.events(AttemptStarted)]
     assert sorted(started + closed) == [0, 1, 2, 3, 4]
-    assert len(started) <= 3
+    assert started == [0, 1]
     assert "max_failures=2" in bench.events(RunsClosed)[0].reason
 
 
