@@ -390,7 +390,7 @@ def test_what_a_run_started_does_not_outlive_an_agent_that_is_killed(bench: Benc
 
 def test_what_the_time_limit_does_not_let_end_is_timed_out(bench: Bench) -> None:
     bench.plan("waits", "returns")
-    agent = bench.start(slots=1, timeout_min=0.1, signal_delay_s=4)  # a second is left of six
+    agent = bench.start(slots=1, timeout_min=0.2, signal_delay_s=4)  # seven seconds are left of twelve
     bench.running(0)
     assert bench.wait(agent) == 1
     end = bench.ended(0)
@@ -401,7 +401,7 @@ def test_what_the_time_limit_does_not_let_end_is_timed_out(bench: Bench) -> None
 
 def test_a_timed_out_job_asks_to_be_started_again_as_often_as_it_may_and_goes_on(bench: Bench) -> None:
     bench.plan("waits", "returns")
-    limits: dict[str, Any] = {"timeout_min": 0.1, "signal_delay_s": 4, "max_num_timeout": 1}
+    limits: dict[str, Any] = {"timeout_min": 0.2, "signal_delay_s": 4, "max_num_timeout": 1}
     first = bench.start(slots=1, **limits)
     bench.running(0)
     assert bench.wait(first) == 144  # submitit's local executor starts it again
