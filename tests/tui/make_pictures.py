@@ -1,4 +1,4 @@
-"""Make the README's pictures of the dashboard from the real app: ``python tests/tui/make_pictures.py tests/tui/pictures``."""
+"""Make the README's pictures from the real app: ``python tests/tui/make_pictures.py tests/tui/pictures``."""
 
 from __future__ import annotations
 

@@ -37,7 +37,8 @@ def wait_until(fact: Callable[[], object], what: str, seconds: float = 20.0) -> 
 
 
 def listing(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+    found = [Path(parent) / name for parent, folders, files in os.walk(folder) for name in folders + files]
+    return sorted(str(path.relative_to(folder)) for path in found)  # os.walk minds no folder that vanishes
 
 
 def by_level(findings: list[Finding]) -> dict[str, list[str]]:
