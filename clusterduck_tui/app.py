@@ -95,7 +95,7 @@ class Dashboard(App[None]):
         self.jobs_watch.stop()
 
     def _tick(self) -> None:
-        if self.screen is self.main:
+        if self.screen_stack and self.screen is self.main:  # a tick may come when the screens are gone already
             self.main.show_known()
 
     # --- what the threads tell

@@ -52,7 +52,7 @@ FAULTS = {
         KEPT,
     ),
     "the quota is used up": Fault(
-        (Rule("create,write", f"{ROOT}/*", errno.EDQUOT), Rule("write", "job.log", errno.EDQUOT)), ("write",), KEPT
+        (Rule("create,write", f"{ROOT}/*", errno.EDQUOT), Rule("write", "job.log", errno.EDQUOT)), ("write",)
     ),
     "a ticket has expired": Fault(
         (Rule(f"{CHANGES},{LOOKS}", f"{ROOT}/*", errno.EACCES, who="agent"),), ("write",), KEPT
@@ -62,7 +62,7 @@ FAULTS = {
     "the journal's handle is stale for good": Fault(
         (Rule("write,fsync", JOURNAL, errno.ESTALE, how="stale"),), ("write",), KEPT
     ),
-    "every handle is stale": Fault((Rule(f"{CHANGES},{LOOKS}", f"{ROOT}/*", errno.ESTALE),), ("write",), KEPT),
+    "every handle is stale": Fault((Rule(f"{CHANGES},{LOOKS}", f"{ROOT}/*", errno.ESTALE),), ("write",)),
     "signals interrupt": Fault(
         tuple(each(f"{CHANGES},{LOOKS}", errno.EINTR, "fail")), ("symlink", "write", "fsync", "rename")
     ),
