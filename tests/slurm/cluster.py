@@ -20,6 +20,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
@@ -38,6 +39,10 @@ ACCOUNTING_PACKAGES = {
 FAKE_CPUS_SOURCE = Path(__file__).with_name("fake_cpus.c")
 
 _PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", "/usr/bin", "/bin"])
+
+#: Ends a daemon with us, even if we are killed: no cluster outlives its tests. To the kernel "us" is the thread that
+#: started it, so all are started by one that lives as long as the cluster.
+_MORTAL = ("setpriv", "--pdeathsig", "KILL")
 
 #: What makes a process the whole of a virtual node, and what that process does: it is the PID namespace's first, so
 #: all else on the node dies with it; bash takes in the processes whose parents are gone.
@@ -106,6 +111,7 @@ class SlurmCluster:
         self._gpus, self._cpus, self._accounting = gpus, cpus, accounting
         self.folder = Path(tempfile.mkdtemp(prefix="duckslurm-", dir="/tmp"))
         self.folder.chmod(0o755)  # munge insists that everybody can reach its socket
+        self._starter = ThreadPoolExecutor(1)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._spawned_at: dict[str, float] = {}
         self._ports = _free_ports(2 + nodes)
@@ -141,6 +147,7 @@ class SlurmCluster:
             process = self._processes.pop(name)
             # A node's slurmd and jobs die with the namespace: killing `unshare` kills its first process (--kill-child).
             _end(process, signal.SIGKILL if name in self.nodes else signal.SIGTERM)
+        self._starter.shutdown()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def kill_node(self, name: str) -> None:
@@ -348,14 +355,15 @@ class SlurmCluster:
 
     def _spawn(self, name: str, *command: str) -> None:
         with (self.folder / f"log/{name}.out").open("ab") as output:
-            self._processes[name] = subprocess.Popen(
-                command,
+            self._processes[name] = self._starter.submit(
+                subprocess.Popen,
+                [*_MORTAL, *command],
                 env=self.environ,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-            )
+            ).result()
 
     def _wait_until(self, fact: Callable[[], object], what: str) -> None:
         def fact_or_dead() -> object:
