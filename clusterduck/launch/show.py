@@ -42,9 +42,10 @@ def dry_run(options: Options, planned: Sequence[Batch], first: int, overrides: S
         yield f"Job {batch.id}: {_runs(batch.stop - batch.first)}"
         yield from runs(batch.first, overrides[batch.first - first : batch.stop - first])
     if options.cluster == "slurm":
-        from clusterduck.launch.submit import MAX_ARRAY, sbatch_file
+        from clusterduck.launch.submit import sbatch_file
+        from clusterduck.slurm.limits import limits
 
-        lines = sbatch_file(options, min(len(planned), MAX_ARRAY)).splitlines()
+        lines = sbatch_file(options, min(len(planned), limits().array_size)).splitlines()
         yield "\n".join(["The sbatch file:", *map(printable, lines)])  # in one piece, to be copied
 
 

@@ -30,9 +30,7 @@ from clusterduck.agent.settings import AgentSettings
 from clusterduck.errors import SubmissionError
 from clusterduck.launch.options import SHARED, Options
 from clusterduck.paths import require_own
-
-#: Jobs to an array: with Slurm's default MaxArraySize of 1001, the highest index is 1000.
-MAX_ARRAY = 1000
+from clusterduck.slurm.limits import Limits, limits, what_helps
 
 
 @dataclass(frozen=True)
@@ -68,19 +66,27 @@ def sbatch_file(options: Options, jobs: int) -> str:
 
 
 def submit_to_slurm(options: Options, agents: Sequence[AgentSettings]) -> Iterator[list[Submitted]]:
-    """Submit a job for each; several go as one array (or a few, where there are very many), each of which is yielded.
+    """Submit a job for each; several go as one array, or as a few where Slurm does not take so large a one, each of
+    which is yielded.
 
     Raises:
         SubmissionError: with sbatch's own words, if it refuses, or answers what nobody can read.
     """
+    most = limits() if len(agents) > 1 else Limits()
+    if most.jobs is not None and len(agents) > most.jobs:
+        raise SubmissionError(
+            f"The runs need {len(agents)} jobs, but Slurm holds no more than {most.jobs} at a time here (MaxJobCount): "
+            f"let fewer jobs execute more runs each, with a larger hydra.launcher.total_runs_per_node."
+        )
     executor = _slurm_executor(options)
-    for start in range(0, len(agents), MAX_ARRAY):
+    for start in range(0, len(agents), most.array_size):
         words = io.StringIO()  # submitit prints what sbatch says, unread; we say it ourselves
         try:
             with contextlib.redirect_stderr(words):
-                jobs = _submit(executor, agents[start : start + MAX_ARRAY])
+                jobs = _submit(executor, agents[start : start + most.array_size])
         except utils.FailedJobError as error:
-            raise SubmissionError(f"sbatch refused the job: {_plain(str(error) or words.getvalue())}") from None
+            said = _plain(str(error) or words.getvalue())
+            raise SubmissionError(f"sbatch refused the job: {said} {what_helps(said)}".rstrip()) from None
         except utils.FailedSubmissionError as error:
             raise SubmissionError(f"sbatch gave no job id: {_plain(str(error))}") from None
         except OSError as error:
@@ -146,12 +152,17 @@ def finish_submission(
     if len({job.partition("_")[0] for job in jobs}) != 1:
         return {}  # none, or nobody knows whose they are
     base = next(iter(jobs)).partition("_")[0]
-    found = {}
+    waiting = {}
     for path in utils.JobPaths.get_first_id_independent_folder(submitit_folder).glob("*.pkl"):
         batch = _batch_in(path, root) if re.fullmatch("[0-9a-f]{32}", path.stem) else None
-        if batch is None or batch not in batches:
-            continue
-        job = f"{base}_{batches.index(batch) % MAX_ARRAY}" if base not in jobs else base
+        if batch is not None and batch in batches:
+            waiting[batches.index(batch)] = path
+    # An array's pickles are made when it is submitted, and moved in order: its first batch has been moved, or waits.
+    moved = _batch_in(utils.JobPaths(submitit_folder, f"{base}_0").submitted_pickle, root)
+    start = batches.index(moved) if moved in batches else min(waiting, default=0)
+    found = {}
+    for index, path in waiting.items():
+        batch, job = batches[index], base if base in jobs else f"{base}_{index - start}"
         if job in jobs:
             paths = utils.JobPaths(submitit_folder, job)
             paths.move_temporary_file(path, "submitted_pickle")

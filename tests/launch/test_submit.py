@@ -137,13 +137,11 @@ def test_a_refused_folder_may_be_used_again(make_launcher: Any, fake_slurm: Any)
     make_launcher("slurm").launch([["lr=1"]], 0)
 
 
-def test_jobs_that_were_taken_before_a_refusal_stay(
-    make_launcher: Any, fake_slurm: Any, own_ledger: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from clusterduck.launch import submit
-
-    monkeypatch.setattr(submit, "MAX_ARRAY", 2)
-    fake_slurm(sbatch='[ -e "$0.once" ] && exit 1; touch "$0.once"; echo "Submitted batch job 7"\n')
+def test_jobs_that_were_taken_before_a_refusal_stay(make_launcher: Any, fake_slurm: Any, own_ledger: Path) -> None:
+    fake_slurm(
+        sbatch='[ -e "$0.once" ] && exit 1; touch "$0.once"; echo "Submitted batch job 7"\n',
+        scontrol='echo "MaxArraySize            = 2"\n',
+    )
     launcher = make_launcher("slurm", "hydra.launcher.total_runs_per_node=1")
     with pytest.raises(SubmissionError):
         launcher.launch([["lr=1"], ["lr=2"], ["lr=3"], ["lr=4"], ["lr=5"]], 0)
@@ -153,6 +151,21 @@ def test_jobs_that_were_taken_before_a_refusal_stay(
         ("0-1", "7_1"),
     ]
     assert of_type(RunsClosed, events)[0].ranges == [[2, 3], [3, 4], [4, 5]]
+
+
+def test_more_jobs_than_slurm_holds_are_refused_before_any_is_submitted(make_launcher: Any, fake_slurm: Any) -> None:
+    folder = fake_slurm(sbatch=TAKES, scontrol='echo "MaxJobCount             = 4"\n')
+    launcher = make_launcher("slurm", "hydra.launcher.total_runs_per_node=1")
+    with pytest.raises(SubmissionError, match=r"need 5 jobs, but Slurm holds no more than 4 .*total_runs_per_node"):
+        launcher.launch([[f"lr={number}"] for number in range(5)], 0)
+    assert not (folder / "taken").exists()
+
+
+def test_a_refusal_by_a_limit_says_what_helps(make_launcher: Any, fake_slurm: Any) -> None:
+    said = "Batch job submission failed: Job violates accounting/QOS policy (job submit limit)"
+    fake_slurm(sbatch=f'echo "sbatch: error: {said}" >&2; exit 1\n')
+    with pytest.raises(SubmissionError, match=r"violates accounting/QOS policy .*sacctmgr show qos.*earlier jobs"):
+        make_launcher("slurm").launch([["lr=1"]], 0)
 
 
 def test_several_launches_of_one_sweep(make_launcher: Any, fake_slurm: Any, own_ledger: Path) -> None:
@@ -359,3 +372,29 @@ def test_a_submitting_process_that_is_given_nothing_submits_nothing(project: Pat
         process = submission._process
     assert process.returncode == 0
     assert sorted(path.name for path in project.iterdir()) == ["conf"]
+
+
+@pytest.mark.parametrize("moved", [0, 1])
+def test_the_second_array_of_a_killed_launcher_gets_its_pickles(tmp_path: Path, moved: int) -> None:
+    from submitit.core.utils import DelayedSubmission, JobPaths
+
+    from clusterduck.agent.main import AgentJob
+    from clusterduck.agent.settings import AgentSettings
+    from clusterduck.launch.submit import finish_submission
+
+    folder = str(tmp_path / ".submitit" / "%j")
+    batches = [f"0-{index}" for index in range(7)]
+    for index in (3, 4, 5):  # of arrays of three jobs, the second
+        settings = AgentSettings(
+            str(tmp_path), batches[index], 0, 0, 1, 0, 7, 1, "slurm", 1, str(tmp_path / "ledger.db")
+        )
+        path = tmp_path / ".submitit" / f"{index:032x}.pkl"
+        path.parent.mkdir(exist_ok=True)
+        DelayedSubmission(AgentJob(settings)).dump(path)
+        if index - 3 < moved:
+            JobPaths(folder, f"9_{index - 3}").move_temporary_file(path, "submitted_pickle")
+    jobs: dict[str, float | None] = {f"9_{index}": 1.0 for index in range(moved, 3)}
+    found = finish_submission(folder, str(tmp_path), batches, jobs)
+    assert {batch: job.job_id for batch, (_, job) in found.items()} == {
+        batches[3 + index]: f"9_{index}" for index in range(moved, 3)
+    }

@@ -19,7 +19,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -100,15 +100,24 @@ def wait_until(fact: Callable[[], object], what: str, seconds: float = 60.0) -> 
 class SlurmCluster:
     """The cluster; use it as a context manager.
 
+    Args:
+        nodes: how many,
+        gpus: with so many GPUs each,
+        cpus: and so many CPUs.
+        accounting: whether slurmdbd remembers jobs.
+        settings: further lines of slurm.conf.
+
     Attributes:
         nodes: the nodes' names.
         environ: environment of a login node: with it, Slurm's commands talk to this cluster.
         folder: everything the cluster writes. Short, since a socket's path has at most 108 bytes.
     """
 
-    def __init__(self, nodes: int = 3, gpus: int = 4, cpus: int = 4, accounting: bool = False) -> None:
+    def __init__(
+        self, nodes: int = 3, gpus: int = 4, cpus: int = 4, accounting: bool = False, settings: Sequence[str] = ()
+    ) -> None:
         self.nodes = tuple(f"node{number}" for number in range(1, nodes + 1))
-        self._gpus, self._cpus, self._accounting = gpus, cpus, accounting
+        self._gpus, self._cpus, self._accounting, self._settings = gpus, cpus, accounting, settings
         self.folder = Path(tempfile.mkdtemp(prefix="duckslurm-", dir="/tmp"))
         self.folder.chmod(0o755)  # munge insists that everybody can reach its socket
         self._starter = ThreadPoolExecutor(1)
@@ -279,6 +288,7 @@ class SlurmCluster:
             "MinJobAge=300",
             "SlurmdTimeout=5",  # a dead node is noticed after about three times this
             "MessageTimeout=5",
+            *self._settings,
         ]
         if self._accounting:
             lines += [
@@ -297,6 +307,7 @@ class SlurmCluster:
             "PartitionName=shared Nodes=ALL OverSubscribe=NO PriorityTier=2 PreemptMode=OFF",
             # jobs here give way to those of the other two
             "PartitionName=humble Nodes=ALL OverSubscribe=EXCLUSIVE PriorityTier=1 PreemptMode=REQUEUE GraceTime=5",
+            "PartitionName=brief Nodes=ALL OverSubscribe=EXCLUSIVE PriorityTier=1 PreemptMode=REQUEUE GraceTime=0",
         ]
         return "\n".join(lines) + "\n"
 
