@@ -2,52 +2,20 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import sqlite3
-import tempfile
 import time
-from collections.abc import Callable
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
+from crowd import FORK, finish, folded_afresh, on_host, start
 from journals_builder import SweepBuilder, kept_counts, recount, tables
 
 from clusterduck.ledger import fold, schema
 from clusterduck.ledger.publish import publish
 from clusterduck.ledger.replica import Replica
-from clusterduck.paths import LedgerPaths
-
-FORK = multiprocessing.get_context("fork")
-
-
-def start(work: Callable[..., None], *arguments: Any) -> Any:
-    process = FORK.Process(target=work, args=arguments)
-    process.start()
-    return process
-
-
-def finish(processes: list[Any]) -> None:
-    for process in processes:
-        process.join(120)
-    assert [process.exitcode for process in processes] == [0] * len(processes)
-
-
-def on_host(folder: Path) -> None:
-    """Make this process one of another host: with a temporary folder, and so a replica, of its own."""
-    folder.mkdir(exist_ok=True)
-    tempfile.tempdir = str(folder)
-
-
-def folded_afresh(ledger: Path, empty: Callable[[], sqlite3.Connection]) -> dict[str, list[tuple[Any, ...]]]:
-    """What a replica holds into which one process folds everything, undisturbed."""
-    replica = empty()
-    for sweep, root in LedgerPaths(ledger).sweep_roots().items():
-        for path in sorted(root.rglob("*.jsonl")):
-            fold.fold_journal(replica, sweep, root, path, clock=lambda: 0.0, is_time_up=lambda: False)
-    return tables(replica)
 
 
 def migrate(path: Path, ready: Barrier) -> None:
@@ -72,9 +40,7 @@ def open_and_catch_up(ledger: Path, ready: Barrier, stretch: int, folded: Any) -
         folded.put(report.events)
 
 
-def test_several_processes_fold_the_same_journals_at_once(
-    tmp_path: Path, empty: Callable[[], sqlite3.Connection]
-) -> None:
+def test_several_processes_fold_the_same_journals_at_once(tmp_path: Path) -> None:
     sweep = SweepBuilder(tmp_path)
     sweep.write_all(runs=240, batches=3)
     other = SweepBuilder(tmp_path, "other-a2b3c")
@@ -85,7 +51,7 @@ def test_several_processes_fold_the_same_journals_at_once(
     lines = sum(path.read_bytes().count(b"\n") for one in (sweep, other) for path in one.paths.journals())
     assert sum(folded.get() for _ in range(5)) == lines, "an event was folded twice, or not at all"
     with Replica.open(sweep.ledger) as replica:
-        assert tables(replica.connection) == folded_afresh(sweep.ledger, empty)
+        assert tables(replica.connection) == folded_afresh(sweep.ledger)
         for one in (sweep, other):
             assert kept_counts(replica.connection, one.sweep) == recount(replica.connection, one.sweep)
 
@@ -97,7 +63,7 @@ def fold_when_watched(ledger: Path, begun: Any) -> None:
         replica.catch_up()
 
 
-def test_killed_at_any_instant_and_caught_up(tmp_path: Path, empty: Callable[[], sqlite3.Connection]) -> None:
+def test_killed_at_any_instant_and_caught_up(tmp_path: Path) -> None:
     sweep = SweepBuilder(tmp_path)
     sweep.write_all(runs=1000, batches=3)
     total = sum(path.stat().st_size for path in sweep.paths.journals())
@@ -119,7 +85,7 @@ def test_killed_at_any_instant_and_caught_up(tmp_path: Path, empty: Callable[[],
     assert len({offset for offset in offsets if 0 < offset < total}) >= 3, "it was never killed half-way"
     with Replica.open(sweep.ledger) as replica:
         replica.catch_up()
-        assert tables(replica.connection) == folded_afresh(sweep.ledger, empty)
+        assert tables(replica.connection) == folded_afresh(sweep.ledger)
 
 
 def write_on(sweep: SweepBuilder) -> None:
@@ -144,7 +110,7 @@ def publish_on(ledger: Path, host: Path, writing: Any) -> None:
                 break
 
 
-def test_racing_publishers_of_several_hosts(tmp_path: Path, empty: Callable[[], sqlite3.Connection]) -> None:
+def test_racing_publishers_of_several_hosts(tmp_path: Path) -> None:
     sweep = SweepBuilder(tmp_path)
     sweep.write(sweep.launch_journal(), sweep.launch(400))
     with Replica.open(sweep.ledger) as replica:
@@ -168,7 +134,7 @@ def test_racing_publishers_of_several_hosts(tmp_path: Path, empty: Callable[[], 
     assert generations == sorted(generations)
     assert len(set(generations)) > 10, "the ledger was hardly ever replaced"
     with sqlite3.connect(sweep.ledger) as reader:
-        assert tables(reader) == folded_afresh(sweep.ledger, empty)
+        assert tables(reader) == folded_afresh(sweep.ledger)
     reader.close()
     left = {path.name for path in sweep.ledger.parent.iterdir()}
     assert left == {".gitignore", "ledger.db", "sweeps"}
