@@ -135,20 +135,21 @@ def version(connection: sqlite3.Connection) -> int:
     return int(get_meta(connection, "schema_version") or 0)
 
 
-def require_readable(found: int, what: object, steps: Sequence[Step] = STEPS) -> None:
+def require_readable(found: int, what: object, steps: Sequence[Step] | None = None) -> None:
     """Refuse a schema that a newer clusterduck made.
 
     Raises:
         LedgerError: if so.
     """
-    if found > len(steps):
+    known = len(STEPS if steps is None else steps)
+    if found > known:
         raise LedgerError(
-            f"{what} was made by a newer clusterduck (schema version {found}, this one knows up to {len(steps)}): "
+            f"{what} was made by a newer clusterduck (schema version {found}, this one knows up to {known}): "
             f"upgrade clusterduck here. Nothing was changed."
         )
 
 
-def migrate(connection: sqlite3.Connection, what: object, steps: Sequence[Step] = STEPS) -> None:
+def migrate(connection: sqlite3.Connection, what: object, steps: Sequence[Step] | None = None) -> None:
     """Bring the open file to the newest schema. Safe in any number of processes at once.
 
     Args:
@@ -160,6 +161,7 @@ def migrate(connection: sqlite3.Connection, what: object, steps: Sequence[Step] 
         LedgerError: if a newer version made the file.
         sqlite3.DatabaseError: as :func:`version`.
     """
+    steps = STEPS if steps is None else steps
     found = version(connection)
     require_readable(found, what, steps)
     if found == len(steps):
