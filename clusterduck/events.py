@@ -9,10 +9,10 @@ raises ``VERSION``.
 from __future__ import annotations
 
 import json
-import time as _time
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
+from clusterduck import clock
 from clusterduck.errors import JournalError
 
 #: The version every journal begins with. A reader refuses a newer one.
@@ -24,7 +24,7 @@ class Event:
     """What all events share."""
 
     name: ClassVar[str] = ""
-    time: float = field(default_factory=_time.time)
+    time: float = field(default_factory=clock.now)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,13 +210,24 @@ class AttemptStarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptLocated(Event):
-    """Hydra has named the run's folder, and the log has moved there."""
+    """Hydra has named the run's folder, and the log has moved there; both relative to the sweep's folder if in it."""
 
     name: ClassVar[str] = "located"
     run: int
     attempt: int
     run_dir: str
     log: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSetAside(Event):
+    """The run's folder, with all that earlier attempts left in it, got another name: this one begins afresh."""
+
+    name: ClassVar[str] = "set_aside"
+    run: int
+    attempt: int  # the one that begins
+    run_dir: str  # as AttemptLocated has it
+    new_dir: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,6 +262,7 @@ class Heartbeat(Event):
 
     name: ClassVar[str] = "beat"
     busy: int
+    draining: bool = False  # it claims nothing more
     samples: list[list[float | int | None]] = field(default_factory=list)
 
 

@@ -185,6 +185,15 @@ class SweepPaths:
         """Hydra's ``hydra.sweep.dir``."""
         return self.root.parent.parent
 
+    def kept(self, path: str) -> str:
+        """A path as it is put on record: what lies in the sweep's folder relative to that, since people move it."""
+        beyond = os.path.relpath(path, self.sweep_dir)
+        return path if beyond == os.pardir or beyond.startswith(f"{os.pardir}{os.sep}") else beyond
+
+    def place(self, kept: str) -> str:
+        """Where what is on record lies now: the inverse of :meth:`kept`."""
+        return os.path.normpath(self.sweep_dir / kept)
+
     @property
     def queue(self) -> Path:
         """Attempts that were put back, one file each."""

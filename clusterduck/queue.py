@@ -22,7 +22,7 @@ from pathlib import Path
 
 from clusterduck.errors import JournalError
 from clusterduck.model import Attempt
-from clusterduck.paths import require_own_up_to
+from clusterduck.paths import SweepPaths, require_own_up_to
 
 #: Who put an attempt into the queue: a person; an agent or a look at Slurm, by ``max_retries``; or a job that was
 #: started again, for what its earlier agents left unfinished.
@@ -101,6 +101,7 @@ class Queue:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._sweep = SweepPaths(folder.parent)
 
     def put(self, entry: Requeued) -> bool:
         """Put an attempt into the queue. False if somebody else has put the same one there before.
@@ -108,7 +109,8 @@ class Queue:
         Raises:
             OSError: if the file system did not say yes or no; ask again.
         """
-        data = json.dumps({**asdict(entry), "attempt": str(entry.attempt)}).encode("ascii")
+        folder = None if entry.folder is None else self._sweep.kept(entry.folder)
+        data = json.dumps({**asdict(entry), "attempt": str(entry.attempt), "folder": folder}).encode("ascii")
         beside = self._folder / f".{entry.attempt}.{secrets.token_hex(6)}"
         fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -157,7 +159,7 @@ class Queue:
                 as_submitted=bool(data["as_submitted"]),
                 fresh=bool(data["fresh"]),
                 reserved=bool(data.get("reserved", False)),
-                folder=None if data["folder"] is None else str(data["folder"]),
+                folder=None if data["folder"] is None else self._sweep.place(str(data["folder"])),
                 retries=int(data["retries"]),
                 losses=int(data["losses"]),
                 at=float(data["at"]),

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
+import signal
 import time
 from collections.abc import Iterable
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clusterduck.ledger.answers import AttemptInfo
 
 #: What a terminal takes for commands (C0, DEL, C1), what breaks a line or turns its direction, and lone surrogates.
 _HARMFUL = re.compile("[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
@@ -139,3 +143,35 @@ def short(value: Any, places: int | None = 6) -> str:
     if isinstance(value, float) and places is not None:
         return f"{value:.{places}g}"
     return visible(value if isinstance(value, str) else json.dumps(value))
+
+
+def attempt_facts(attempt: AttemptInfo) -> list[tuple[str, str]]:
+    """What is known of an attempt besides its state, reason and traceback: a name and a value for each line."""
+    started = local_time(attempt.started_at)
+    took = f"{'took' if attempt.ended_at else 'so far'} {elapsed(attempt.started_at, attempt.duration_s)}"
+    where = f"{attempt.host or '?'}, batch {attempt.batch}, slot {attempt.slot}, process {attempt.pid}"
+    memory = size(attempt.peak_memory_bytes)
+    facts = {
+        "started": started and f"{started}, {took}",
+        "ended": local_time(attempt.ended_at),
+        "where": where if attempt.pid is not None else attempt.host,
+        "exit code": None if attempt.exit_code is None else str(attempt.exit_code),
+        "signal": None if attempt.signal is None else _signal_name(attempt.signal),
+        "CPUs": ids(attempt.cpus),
+        "GPUs": ids(attempt.gpus),
+        "CPU time": duration(attempt.cpu_time_s),
+        "memory": memory and f"{memory} at most",
+        "commit": attempt.git_commit and attempt.git_commit + (" with changes" if attempt.git_dirty else ""),
+        "returned": short(json_value(attempt.return_value), places=None),
+        "folder": attempt.folder,
+        "log": attempt.log,
+        "result": attempt.result,
+    }
+    return [(name, value) for name, value in facts.items() if value]
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return f"{number} ({signal.Signals(number).name})"
+    except ValueError:
+        return str(number)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from clusterduck import clock
 from clusterduck.agent.errands import Errands
 from clusterduck.agent.memory import OomCounter
 from clusterduck.agent.process import ForkServer, Leftovers, Verdict, handles, signal_group
@@ -146,10 +147,10 @@ class Attendance:
 
     def _on_started(self, running: Running, pid: int) -> None:
         running.pid = pid
-        running.started_at = time.time()
+        running.started_at = clock.now()
         if self._settings.verbose:
             self._say(f"run {running.attempt} starts in slot {running.slot.index} as process {pid}")
-        self._writer.record([running.started(self.commit)])
+        self._writer.record([running.started(self._sweep, self.commit)])
         if running.asked_to_end is not None:  # before it existed
             self._press_to_end(running, 0.0)
         if self._settings.run_timeout_min is not None:
@@ -163,7 +164,11 @@ class Attendance:
                 continue
             if report.pop("located", False):
                 running.log, running.run_dir = report["log"], report["run_dir"]
-                self._writer.record([running.located()], sync=False)
+                self._writer.record([running.located(self._sweep)], sync=False)
+            elif report.pop("set_aside", False):
+                self._writer.record([running.set_aside(self._sweep, report["run_dir"], report["new_dir"])])
+            elif "remark" in report:
+                running.remark = str(report["remark"])
             else:
                 running.report = report
 

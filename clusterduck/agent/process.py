@@ -181,12 +181,16 @@ class Exit:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The state an exit amounts to, with a reason that a person can read."""
+    """The state an exit amounts to, with a reason that a person can read.
+
+    ``with_job`` says that it ended because its job has to.
+    """
 
     state: State
     reason: str
     exit_code: int | None
     signal: int | None
+    with_job: bool = False
 
 
 def judge(end: Exit) -> Verdict:

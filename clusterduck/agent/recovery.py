@@ -68,7 +68,7 @@ class Recovery:
                 if isinstance(event, AttemptStarted):
                     started.add(Attempt(event.run, event.attempt))
                 elif isinstance(event, AttemptLocated):
-                    self._folders[event.run] = event.run_dir
+                    self._folders[event.run] = self._sweep.place(event.run_dir)
                 elif isinstance(event, AttemptEnded):
                     ended[Attempt(event.run, event.attempt)] = event
         for attempt in sorted(started):

@@ -184,6 +184,7 @@ class _Run:
             return todays_function(self._payload)
         except ClusterduckError as error:
             self._say(f"{error} The function as it was submitted runs instead.")
+            self._tell({"remark": f"the code as it was submitted ran: {error}"[:MESSAGE_CHARS].rstrip(".")})
             return submitted
 
     def _set_aside(self, folder: Path, output_subdir: str | None) -> None:
@@ -192,7 +193,10 @@ class _Run:
         before = self._attempt.number - 1
         old = folder if self._order["fresh"] else folder / (output_subdir or ".hydra")
         if old.is_dir():
-            old.rename(old.with_name(f"{old.name}.attempt-{before}"))
+            new = old.with_name(f"{old.name}.attempt-{before}")
+            old.rename(new)
+            if self._order["fresh"]:
+                self._tell({"set_aside": True, "run_dir": str(old), "new_dir": str(new)})
 
     def _guarded(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """The user's function, with every way out of it turned into a value or an Exception, as ``run_job`` expects it.

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from clusterduck.agent.process import Exit, Verdict, judge
-from clusterduck.events import AttemptEnded, AttemptLocated, AttemptStarted
+from clusterduck.events import AttemptEnded, AttemptLocated, AttemptStarted, FolderSetAside
 from clusterduck.git import Commit
 from clusterduck.model import Attempt, Slot, State
+from clusterduck.paths import SweepPaths
 from clusterduck.queue import Requeued
 
 
@@ -31,6 +32,7 @@ class Running:
         report: what the run itself said at its end.
         run_dir: its folder, once Hydra has named it.
         with_job: whether it was asked to end because its job had to.
+        remark: what is to be known of it besides how it ended.
         warned_of: how it ends if it ends itself after it was told that the job will have to.
         asked_to_end: the state and reason it ends with, if the agent has asked it to end.
         ended: the fork server's word on its exit (or why it could not be started), or our own wait().
@@ -49,6 +51,7 @@ class Running:
     report: dict[str, Any] = field(default_factory=dict)
     run_dir: str | None = None
     with_job: bool = False
+    remark: str = ""
     warned_of: State | None = None
     asked_to_end: tuple[State, str] | None = None
     ended: dict[str, Any] | None = None
@@ -69,7 +72,7 @@ class Running:
             "folder": self.requeued.folder if self.requeued else None,
         }
 
-    def started(self, commit: Commit | None) -> AttemptStarted:
+    def started(self, sweep: SweepPaths, commit: Commit | None) -> AttemptStarted:
         """The event that its process exists; ``commit`` is where the code was."""
         assert self.pid is not None
         assert self.started_at is not None
@@ -79,18 +82,28 @@ class Running:
             attempt=self.attempt.number,
             slot=self.slot.index,
             pid=self.pid,
-            log=self.log,
+            log=sweep.kept(self.log),
             git_commit=commit.hash if commit else None,
             git_dirty=commit.dirty if commit else None,
         )
 
-    def located(self) -> AttemptLocated:
+    def located(self, sweep: SweepPaths) -> AttemptLocated:
         """The event that Hydra has named its folder."""
         assert self.run_dir is not None
-        return AttemptLocated(run=self.attempt.run, attempt=self.attempt.number, run_dir=self.run_dir, log=self.log)
+        run_dir, log = map(sweep.kept, (self.run_dir, self.log))
+        return AttemptLocated(run=self.attempt.run, attempt=self.attempt.number, run_dir=run_dir, log=log)
+
+    def set_aside(self, sweep: SweepPaths, run_dir: str, new_dir: str) -> FolderSetAside:
+        """The event that what earlier attempts left has another name now."""
+        old, new = map(sweep.kept, (run_dir, new_dir))
+        return FolderSetAside(run=self.attempt.run, attempt=self.attempt.number, run_dir=old, new_dir=new)
 
     def verdict(self, oom_kills: int | None) -> Verdict:
         """How it ended; ``oom_kills`` is what the out-of-memory counter says now."""
+        verdict = self._judged(oom_kills)
+        return replace(verdict, reason="; ".join(filter(None, [verdict.reason, self.remark])))
+
+    def _judged(self, oom_kills: int | None) -> Verdict:
         assert self.ended is not None
         if "error" in self.ended:
             return Verdict(State.FAILED, f"it could not be started: {self.ended['error']}", None, None)
@@ -103,11 +116,9 @@ class Running:
             )
         )
         if self.warned_of is not None and verdict.state is State.FAILED and verdict.signal is None:
-            self.with_job = True
-            return replace(
-                verdict, state=self.warned_of, reason=f"ended itself after Slurm's warning: {verdict.reason}"
-            )
-        return verdict
+            reason = f"ended itself after Slurm's warning: {verdict.reason}"
+            return replace(verdict, state=self.warned_of, reason=reason, with_job=True)
+        return replace(verdict, with_job=self.with_job and verdict.state is not State.COMPLETED)
 
     def ended_as(self, verdict: Verdict) -> AttemptEnded:
         """The event that all of it is gone."""
@@ -127,7 +138,7 @@ class Running:
             peak_memory_bytes=self.ended.get("peak_memory_bytes"),
             cpu_time_s=self.ended.get("cpu_time_s"),
             result=self.report.get("result"),
-            by_job_end=self.with_job and verdict.state is not State.COMPLETED,
+            by_job_end=verdict.with_job,
         )
 
 

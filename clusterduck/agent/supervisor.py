@@ -11,11 +11,10 @@ import os
 import selectors
 import signal
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from clusterduck import git
+from clusterduck import clock, git
 from clusterduck.agent import state as decisions
 from clusterduck.agent.attendance import Attendance
 from clusterduck.agent.deadline import Deadline
@@ -149,7 +148,7 @@ class Supervisor:
         self._every(CODE_LOOK_S, self._look_at_code)
         self._look_at_code()
         if self._deadline.last_call is not None:
-            self._timers.add(max(0.0, self._deadline.last_call - time.time()), self._last_call)
+            self._timers.add(max(0.0, self._deadline.last_call - clock.now()), self._last_call)
         while not self._finished:
             for key, _ in self._selector.select(self._timers.wait_s()):
                 key.data()
@@ -191,7 +190,7 @@ class Supervisor:
         with contextlib.suppress(BlockingIOError):
             for number in os.read(self._wakeup, 4096):
                 if number in (signal.SIGTERM, signal.SIGINT):
-                    self._stop(*self._deadline.meaning_of_term(time.time()))
+                    self._stop(*self._deadline.meaning_of_term(clock.now()))
                 elif number == signal.SIGUSR2:
                     self._on_warning()
                 elif number == signal.SIGUSR1:
@@ -244,6 +243,7 @@ class Supervisor:
             self._decide(decisions.CancelAsked(wanted, f"cancelled by {request.by}", request.grace_s))
         elif request.kind == "drain":
             self._decide(decisions.Drained())
+            self._beat()  # so that nobody counts on its empty slots
         else:
             self._look_if_idle()
 
@@ -268,8 +268,9 @@ class Supervisor:
     def _on_warning(self) -> None:
         """Slurm's signal before the end: runs that handle it get it, so that they can save their work; the others run
         on."""
-        self._say(f"{self._deadline.warned(time.time())}: no further run is started")
+        self._say(f"{self._deadline.warned(clock.now())}: no further run is started")
         self._leave_the_rest()
+        self._beat()
         self._attendance.tell(signal.SIGUSR2, self._deadline.meaning_of_warning)
 
     def _leave_the_rest(self) -> None:
@@ -279,7 +280,7 @@ class Supervisor:
 
     def _mind_the_clock(self) -> None:
         if not self._state.draining and self._state.left:
-            why = self._deadline.too_short_for_a_run(time.time())
+            why = self._deadline.too_short_for_a_run(clock.now())
             if why is not None:
                 self._say(why)
                 self._leave_the_rest()
@@ -309,8 +310,8 @@ class Supervisor:
     def _on_end(self, running: Running, verdict: Verdict) -> None:
         self.result_lost = self.result_lost or bool(running.report.get("result_lost"))
         if verdict.state is State.COMPLETED and running.started_at is not None:
-            self._deadline.ran(time.time() - running.started_at)
-        elif not running.with_job:
+            self._deadline.ran(clock.now() - running.started_at)
+        elif not verdict.with_job:
             self._retry_or_mark(running, verdict)
         self._mind_the_clock()
         self._decide(decisions.Ended(running.slot.index, verdict.state))
@@ -354,7 +355,8 @@ class Supervisor:
 
     def _beat(self) -> None:
         self._mind_the_clock()
-        self._writer.record([Heartbeat(busy=len(self._attendance.groups()), samples=self._load.take())], sync=False)
+        beat = Heartbeat(busy=len(self._attendance.groups()), draining=self._state.draining, samples=self._load.take())
+        self._writer.record([beat], sync=False)
 
     def _look_if_idle(self) -> None:
         if self._state.idle:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 from typing import Any
 
 from clusterduck.cli import runs
@@ -13,7 +12,7 @@ from clusterduck.cli.output import Output
 from clusterduck.ledger import queries
 from clusterduck.ledger.queries import AttemptInfo, Run
 from clusterduck.model import State
-from clusterduck.wording import duration, elapsed, ids, json_value, local_time, short, size, visible_lines
+from clusterduck.wording import attempt_facts, json_value, short, visible_lines
 
 
 def execute(options: argparse.Namespace) -> ExitCode:
@@ -79,24 +78,9 @@ def _print_run(output: Output, run: Run) -> None:
 def _print_attempt(output: Output, attempt: AttemptInfo) -> None:
     output.line()
     output.lines([f"attempt {attempt.number}  {output.state(attempt.state)}"])
-    started = local_time(attempt.started_at)
-    took = elapsed(attempt.started_at, attempt.duration_s)
     _field(output, "reason", attempt.reason)
-    _field(output, "started", f"{started}, {'took' if attempt.ended_at else 'so far'} {took}" if started else None)
-    _field(output, "ended", local_time(attempt.ended_at))
-    where = f"{attempt.host or '?'}, batch {attempt.batch}, slot {attempt.slot}, process {attempt.pid}"
-    _field(output, "where", where if attempt.pid is not None else attempt.host)
-    _field(output, "exit code", None if attempt.exit_code is None else str(attempt.exit_code))
-    _field(output, "signal", None if attempt.signal is None else _signal_name(attempt.signal))
-    _field(output, "CPUs", ids(attempt.cpus))
-    _field(output, "GPUs", ids(attempt.gpus))
-    _field(output, "CPU time", duration(attempt.cpu_time_s))
-    _field(output, "memory", size(attempt.peak_memory_bytes) and f"{size(attempt.peak_memory_bytes)} at most")
-    _field(output, "commit", attempt.git_commit and attempt.git_commit + (" with changes" if attempt.git_dirty else ""))
-    _field(output, "returned", short(json_value(attempt.return_value), places=None))
-    _field(output, "folder", attempt.folder)
-    _field(output, "log", attempt.log)
-    _field(output, "result", attempt.result)
+    for name, value in attempt_facts(attempt):
+        _field(output, name, value)
     if attempt.traceback:
         output.lines(f"    {visible_lines(line)}" for line in attempt.traceback.split("\n") if line)
     elif attempt.exception_type:
@@ -106,10 +90,3 @@ def _print_attempt(output: Output, attempt: AttemptInfo) -> None:
 def _field(output: Output, name: str, value: str | None) -> None:
     if value:
         output.line(f"{name:<9}  {value}")
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return f"{number} ({signal.Signals(number).name})"
-    except ValueError:
-        return str(number)

@@ -72,6 +72,7 @@ class Agent:
     job_id: str | None
     slots: int | None
     busy: int | None
+    draining: bool
     started_at: str | None
     ends_at: str | None
     heartbeat_at: str | None
@@ -175,6 +176,7 @@ class AttemptInfo:
     cancelled_at: str | None
     cancel_reason: str | None
     by_job_end: bool
+    set_aside: str | None
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,9 @@ RAREST_S = 600.0
 #: In a sweep that lives, the folders of launches and batches that are over are listed so often, in seconds.
 WHOLE_S = 30.0
 
+#: Table -> columns that hold paths, most of them in the sweep's folder.
+_PATHS = {"run": ("folder", "log"), "attempt": ("folder", "log", "result", "set_aside"), "batch": ("log_folder",)}
+
 
 @dataclass(frozen=True)
 class Visit:
@@ -110,7 +113,15 @@ def note(connection: sqlite3.Connection, visit: Visit, now: float) -> None:
 
 
 def _note_root(connection: sqlite3.Connection, sweep: str, root: Path) -> None:
-    """The sweep's folder was moved, and the file that says where it is was mended."""
+    """The sweep's folder was moved, and the file that says where it is was mended: all in it lies elsewhere now."""
     with immediate(connection):
-        names = storable(str(root.parent.parent)), storable(str(root)), sweep
-        connection.execute("UPDATE sweep SET folder = ?, root = ? WHERE id = ?", names)
+        new = storable(str(root.parent.parent))
+        old = connection.execute("SELECT folder FROM sweep WHERE id = ?", (sweep,)).fetchone()[0]
+        connection.execute("UPDATE sweep SET folder = ?, root = ? WHERE id = ?", (new, storable(str(root)), sweep))
+        for table, columns in _PATHS.items():
+            for column in columns:
+                connection.execute(
+                    f"UPDATE {table} SET {column} = :new || substr({column}, length(:old) + 1) "  # noqa: S608 - ours
+                    f"WHERE sweep = :sweep AND substr({column} || '/', 1, length(:old) + 1) = :old || '/'",
+                    {"new": new, "old": old, "sweep": sweep},
+                )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from clusterduck.events import Event
 from clusterduck.ledger import overrides, rules, times
 from clusterduck.ledger.rows import TOLD_BY_ACT, TOLD_BY_AGENT, AgentRow, AttemptRow
 from clusterduck.ledger.tables import Changes, storable
-from clusterduck.model import AgentId, Slot, State
+from clusterduck.model import AgentId, Attempt, Slot, State
 
 
 def take_in(new: Sequence[Event], changes: Changes, who: AgentId | None) -> None:
@@ -46,11 +47,7 @@ def take_in(new: Sequence[Event], changes: Changes, who: AgentId | None) -> None
 
 def _load(new: Sequence[Event], changes: Changes) -> None:
     """Read the rows that the events are about, all at once."""
-    attempts = [
-        (event.run, event.attempt)
-        for event in new
-        if isinstance(event, (events.AttemptStarted, events.AttemptLocated, events.AttemptEnded))
-    ]
+    attempts = [(event.run, event.attempt) for event in new if isinstance(event, _OF_ATTEMPTS)]
     planned = [number for event in new if isinstance(event, events.RunsPlanned) for number, _ in event.runs]
     runs = {run for run, _ in attempts}
     changes.attempts.load("run", runs, attempts)
@@ -58,6 +55,7 @@ def _load(new: Sequence[Event], changes: Changes) -> None:
     changes.runs.load("number", runs, runs)
 
 
+_OF_ATTEMPTS = (events.AttemptStarted, events.AttemptLocated, events.FolderSetAside, events.AttemptEnded)
 _ACT_COLUMNS = ("id", "kind", "batch", "run", "attempt", "job_id", "user", "host", "at", "state", "reason", "detail")
 
 
@@ -114,7 +112,8 @@ class _Facts:
     def batch_submitted(self, event: events.BatchSubmitted) -> None:
         row = self._changes.batches.change(event.batch)
         row.cluster, row.job_id = event.cluster, event.job_id
-        row.submit_host, row.log_folder, row.submitted_at = event.host, event.log_dir, times.to_text(event.time)
+        row.submit_host, row.submitted_at = event.host, times.to_text(event.time)
+        row.log_folder = self._changes.paths.place(event.log_dir)
 
     # --- what acts say
 
@@ -205,7 +204,7 @@ class _Facts:
         agent = self._agent()
         at = times.to_text(event.time)
         if agent.heartbeat_at is None or at >= agent.heartbeat_at:
-            agent.heartbeat_at = at
+            agent.heartbeat_at, agent.draining = at, event.draining
             agent.busy = event.busy if agent.exit_code is None else 0
         for slot, *readings in event.samples:
             place = (agent.batch, agent.restart, agent.node, int(slot or 0))
@@ -253,12 +252,47 @@ class _Facts:
         row.slot, row.pid, row.spawned_at = event.slot, event.pid, times.to_text(event.time)
         row.git_commit, row.git_dirty = event.git_commit, event.git_dirty
         if row.folder is None:
-            row.log = event.log
+            row.log = self._changes.paths.place(event.log)
 
     def attempt_located(self, event: events.AttemptLocated) -> None:
         row = self._attempt(event.run, event.attempt)
         if row is not None:
-            row.folder, row.log = event.run_dir, event.log
+            row.folder, row.log = map(self._changes.paths.place, (event.run_dir, event.log))
+            run = self._changes.runs.get(event.run)
+            if run is not None and run.attempt > event.attempt:
+                self._follow_folder(row)
+
+    def folder_set_aside(self, event: events.FolderSetAside) -> None:
+        row = self._attempt(event.run, event.attempt)
+        if row is not None:
+            row.set_aside = self._changes.paths.place(event.new_dir)
+            for earlier in self._attempts_of(event.run):
+                if earlier.number < event.attempt:
+                    self._follow_folder(earlier)
+
+    def _follow_folder(self, row: AttemptRow) -> None:
+        """Note where an attempt's files lie, if a later one has moved them aside from the folder that all share."""
+        moves = {
+            later.number: later.set_aside
+            for later in self._attempts_of(row.run)
+            if later.number > row.number and later.set_aside is not None
+        }
+        if row.folder is None or not moves:
+            return
+        known = row.folder  # where it began, or where one of those moves brought it
+        first = next((f".attempt-{number - 1}" for number, place in moves.items() if place == known), "")
+        shared = known.removesuffix(first)
+        place = next((place for place in moves.values() if place.startswith(f"{shared}.attempt-")), known)
+        if place != known:
+            found = self._changes.attempts.change(row.run, row.number)
+            inside = os.path.join(known, "")
+            if row.log is not None and row.log.startswith(inside):
+                found.log = os.path.join(place, row.log[len(inside) :])
+            found.folder = place
+
+    def _attempts_of(self, run: int) -> list[AttemptRow]:
+        found = self._changes.attempts.where("run = ?", (run,), lambda row: row.run == run)
+        return sorted(found, key=lambda row: row.number)
 
     def attempt_ended(self, event: events.AttemptEnded) -> None:
         if self._who is not None:
@@ -277,7 +311,8 @@ class _Facts:
         row.state, row.reason = State(event.state).value, event.reason or None
         row.exit_code, row.signal, row.by_job_end = event.exit_code, event.signal, event.by_job_end
         row.exception_type, row.exception_message = event.exception_type, event.exception_message
-        row.traceback, row.return_value, row.result = event.traceback, event.return_value, event.result
+        row.traceback, row.return_value = event.traceback, event.return_value
+        row.result = None if event.result is None else str(self._changes.paths.result(Attempt(row.run, row.number)))
         row.peak_memory_bytes, row.cpu_time_s = event.peak_memory_bytes, event.cpu_time_s
         row.started_at = None if event.started_at is None else times.to_text(event.started_at)
         row.ended_at = times.to_text(event.time)
@@ -299,5 +334,6 @@ _HANDLERS: dict[type[Event], Callable[[_Facts, Any], None]] = {
     events.AgentEnded: _Facts.agent_ended,
     events.AttemptStarted: _Facts.attempt_started,
     events.AttemptLocated: _Facts.attempt_located,
+    events.FolderSetAside: _Facts.folder_set_aside,
     events.AttemptEnded: _Facts.attempt_ended,
 }

@@ -187,7 +187,7 @@ def agents(connection: sqlite3.Connection, sweep_id: str | None = None, *, alive
         "ORDER BY agent.sweep, agent.batch, agent.restart, agent.node",
         values,
     )
-    return [Agent(**dict(row)) for row in rows]
+    return [Agent(**{**dict(row), "draining": bool(row["draining"])}) for row in rows]
 
 
 def slots(connection: sqlite3.Connection, sweep_id: str | None = None, *, alive: bool = True) -> list[SlotNow]:
@@ -314,7 +314,7 @@ def attempts(connection: sqlite3.Connection, sweep_id: str, number: int) -> list
             **{
                 **dict(row),
                 **{name: _list(row[name]) for name in ("cpus", "gpus")},
-                **{name: path(row[name]) for name in ("folder", "log", "result")},
+                **{name: path(row[name]) for name in ("folder", "log", "result", "set_aside")},
                 "git_dirty": _flag(row["git_dirty"]),
                 "by_job_end": bool(row["by_job_end"]),
             }

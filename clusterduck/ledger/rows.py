@@ -64,7 +64,11 @@ class BatchRow:
 
 @dataclass(slots=True)
 class AgentRow:
-    """An agent. ``exit_code`` is there if, and only if, it said itself that it ended; ``seen_at`` is its last event."""
+    """An agent.
+
+    ``exit_code`` is there if, and only if, it said itself that it ended; ``seen_at`` is its last event; ``draining``
+    says that it claims nothing more.
+    """
 
     batch: str
     restart: int
@@ -75,6 +79,7 @@ class AgentRow:
     job_id: str | None = None
     slots: int | None = None
     busy: int | None = None
+    draining: bool = False
     started_at: str | None = None
     ends_at: str | None = None
     heartbeat_at: str | None = None
@@ -114,7 +119,8 @@ class AttemptRow:
 
     ``reported`` says who told how it ended: nobody yet (0), its own agent, or somebody who looked after it.
     ``spawned_at`` is when its agent made the process, ``started_at`` what the run itself told of its start, if it did.
-    ``by_job_end`` says that it had to end because its job had to.
+    ``by_job_end`` says that it had to end because its job had to; ``set_aside`` is where it moved what earlier attempts
+    left in the run's folder, if it did.
     One that was put into the queue (``queued_at``) is PENDING, or cancelled, until an agent says that it has it.
     """
 
@@ -152,6 +158,7 @@ class AttemptRow:
     cancelled_at: str | None = None
     cancel_reason: str | None = None
     by_job_end: bool = False
+    set_aside: str | None = None
 
 
 @dataclass(slots=True)

@@ -116,8 +116,13 @@ def _first_tables(db: Database) -> None:
     db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
 
+def _drained_agents_and_folders_set_aside(db: Database) -> None:
+    db.execute("ALTER TABLE agent ADD COLUMN draining INTEGER")
+    db.execute("ALTER TABLE attempt ADD COLUMN set_aside TEXT")
+
+
 #: Schema version n is what the first n steps make.
-STEPS: tuple[Step, ...] = (_first_tables,)
+STEPS: tuple[Step, ...] = (_first_tables, _drained_agents_and_folders_set_aside)
 
 
 def version(connection: sqlite3.Connection) -> int:
@@ -155,7 +160,7 @@ def migrate(connection: sqlite3.Connection, what: object, steps: Sequence[Step] 
     Args:
         connection: in autocommit mode (``isolation_level=None``).
         what: names the file in errors.
-        steps: the schema's history.
+        steps: the schema's history; :data:`STEPS` unless given.
 
     Raises:
         LedgerError: if a newer version made the file.

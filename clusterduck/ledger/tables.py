@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from clusterduck.ledger.rows import AgentRow, AttemptRow, BatchRow, LaunchRow, RunRow, SlotRow
+from clusterduck.paths import SweepPaths
 
 Row = TypeVar("Row")
 
@@ -138,6 +139,7 @@ class Changes:
         self.connection = connection
         self.sweep = sweep
         self.root = root
+        self.paths = SweepPaths(root)
         self.launches = Table(connection, sweep, "launch", LaunchRow, 1)
         self.batches = Table(connection, sweep, "batch", BatchRow, 1)
         self.agents = Table(connection, sweep, "agent", AgentRow, 3)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -18,7 +17,7 @@ from textual.widgets import Input, Static
 
 from clusterduck.ledger.queries import AttemptInfo, Run
 from clusterduck.model import State
-from clusterduck.wording import duration, elapsed, ids, json_value, local_time, short, size, visible, visible_lines
+from clusterduck.wording import attempt_facts, json_value, short, visible, visible_lines
 from clusterduck_tui.known import Known
 from clusterduck_tui.messages import Interest, RunRead
 from clusterduck_tui.theme import BOLD, DIM, shortened, state_style, state_text
@@ -286,8 +285,6 @@ def _attempt(text: Text, attempt: AttemptInfo, *, is_shown: bool) -> None:
     text.append(f"\nattempt {attempt.number}  ", BOLD)
     text.append_text(state_text(attempt.state))
     text.append("  (its log is shown)\n" if is_shown else "\n", DIM)
-    started = local_time(attempt.started_at)
-    took = elapsed(attempt.started_at, attempt.duration_s)
     _field(text, "reason", attempt.reason)
     if attempt.traceback:
         lines = [f"  {visible_lines(line)}\n" for line in attempt.traceback.replace("\r", "\n").split("\n") if line]
@@ -295,31 +292,11 @@ def _attempt(text: Text, attempt: AttemptInfo, *, is_shown: bool) -> None:
     elif attempt.exception_type:
         message = f"  {visible(attempt.exception_type)}: {visible(attempt.exception_message or '')}\n"
         text.append(message, state_style(attempt.state))
-    _field(text, "started", f"{started}, {'took' if attempt.ended_at else 'so far'} {took}" if started else None)
-    _field(text, "ended", local_time(attempt.ended_at))
-    where = f"{attempt.host or '?'}, batch {attempt.batch}, slot {attempt.slot}, process {attempt.pid}"
-    _field(text, "where", where if attempt.pid is not None else attempt.host)
-    _field(text, "exit code", None if attempt.exit_code is None else str(attempt.exit_code))
-    _field(text, "signal", None if attempt.signal is None else _signal_name(attempt.signal))
-    _field(text, "CPUs", ids(attempt.cpus))
-    _field(text, "GPUs", ids(attempt.gpus))
-    _field(text, "CPU time", duration(attempt.cpu_time_s))
-    _field(text, "memory", size(attempt.peak_memory_bytes) and f"{size(attempt.peak_memory_bytes)} at most")
-    _field(text, "commit", attempt.git_commit and attempt.git_commit + (" with changes" if attempt.git_dirty else ""))
-    _field(text, "returned", short(json_value(attempt.return_value), places=None))
-    _field(text, "folder", attempt.folder)
-    _field(text, "log", attempt.log)
-    _field(text, "result", attempt.result)
+    for name, value in attempt_facts(attempt):
+        _field(text, name, value)
 
 
 def _field(text: Text, name: str, value: str | None) -> None:
     if value:
         text.append(f"{name:<10}", DIM)
         text.append(f"{visible(value)}\n")
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return f"{number} ({signal.Signals(number).name})"
-    except ValueError:
-        return str(number)
