@@ -11,6 +11,7 @@ import stat
 import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from clusterduck.errors import NotFoundError, UnsafePathError
@@ -180,7 +181,7 @@ class SweepPaths:
         """The sweep's id."""
         return self.root.name
 
-    @property
+    @cached_property
     def sweep_dir(self) -> Path:
         """Hydra's ``hydra.sweep.dir``."""
         return self.root.parent.parent
@@ -192,7 +193,7 @@ class SweepPaths:
 
     def place(self, kept: str) -> str:
         """Where what is on record lies now: the inverse of :meth:`kept`."""
-        return os.path.normpath(self.sweep_dir / kept)
+        return os.path.normpath(os.path.join(self.sweep_dir, kept))
 
     @property
     def queue(self) -> Path:
@@ -209,7 +210,7 @@ class SweepPaths:
         """Journals of what people and tools did."""
         return self.root / "acts"
 
-    @property
+    @cached_property
     def results(self) -> Path:
         """One file per ended attempt."""
         return self.root / "results"
