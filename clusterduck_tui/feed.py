@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from clusterduck_tui.messages import (
     JobsRead,
     LanesRead,
     LedgerState,
+    Load,
     Node,
     NodesRead,
     RunRead,
@@ -55,8 +56,9 @@ JOBS_INTERVAL_S = 5.0
 NO_JOBS_INTERVAL_S = 1.0
 PUBLISH_INTERVAL_S = 60.0
 
-#: Seconds of load that a node's card shows.
+#: Seconds of load that a node's card shows, minute by minute, and between two readings of them.
 HISTORY_S = 600.0
+HISTORY_READ_S = 10.0
 
 Post = Callable[[Message], object]
 Find = Callable[[], Path | None]
@@ -80,6 +82,8 @@ class Feed(threading.Thread):
         self._ordered: Listing | None = None
         self._varying: dict[str, tuple[float, Sequence[str]]] = {}
         self._due: dict[str, float] = {}
+        self._loads: Mapping[SlotKey, Sequence[Load]] = {}
+        self._loads_until = 0.0
 
     def watch(self, interest: Interest) -> None:
         """Answer this from now on, at once and whenever something changes."""
@@ -136,6 +140,7 @@ class Feed(threading.Thread):
             return
         self._answered = self._ordered = None
         self._varying.clear()
+        self._loads_until = 0.0
         with Replica.open(ledger) as replica:
             self._replica = replica
             try:
@@ -231,15 +236,17 @@ class Feed(threading.Thread):
         self._post(SweepsRead(sweeps, batches, paces))
 
     def _nodes(self, connection: sqlite3.Connection) -> None:
-        loads = history.load_history(connection, time.time() - HISTORY_S)
-        slots: dict[SlotKey, list[SlotNow]] = {}
+        if time.monotonic() >= self._loads_until:
+            self._loads = history.load_history(connection, time.time() - HISTORY_S)
+            self._loads_until = time.monotonic() + HISTORY_READ_S
+        slots: dict[tuple[str, str, int, int], list[SlotNow]] = {}
         for slot in queries.slots(connection, alive=True):
-            slots.setdefault((slot.sweep, slot.batch, slot.restart, slot.node, 0), []).append(slot)
+            slots.setdefault((slot.sweep, slot.batch, slot.restart, slot.node), []).append(slot)
         nodes = []
         for agent in queries.agents(connection, alive=True):
             key = (agent.sweep, agent.batch, agent.restart, agent.node)
-            its = tuple(slots.get((*key, 0), ()))
-            nodes.append(Node(agent, its, {slot.slot: loads.get((*key, slot.slot), ()) for slot in its}))
+            its = tuple(slots.get(key, ()))
+            nodes.append(Node(agent, its, {slot.slot: self._loads.get((*key, slot.slot), ()) for slot in its}))
         sweeps = {node.agent.sweep for node in nodes}
         varying = {sweep: self._varying_keys(connection, sweep) for sweep in sweeps}
         typical = {sweep: history.typical_duration(connection, sweep) for sweep in sweeps}

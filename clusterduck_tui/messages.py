@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from textual.message import Message
 
-from clusterduck.ledger.history import Happening, Lane, Pace
+from clusterduck.ledger.history import Happening, Lane, Occupancy, Pace
 from clusterduck.ledger.listing import Listing
 from clusterduck.ledger.queries import Act, Agent, AttemptInfo, Batch, Run, SlotNow, Sweep
 from clusterduck.slurm.jobs import JobStatus
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 #: An agent's slot: sweep, batch, restart, node, slot.
 SlotKey = tuple[str, str, int, int, int]
+
+#: CPU and GPU load in percent, as far as they are known.
+Load = tuple[float | None, float | None]
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,11 @@ class SweepsRead(Fresh):
 
 @dataclass(frozen=True)
 class Node:
-    """One agent with its slots, and the recent loads of each in percent: CPU and GPU."""
+    """One agent with its slots, and the recent loads of each, minute by minute."""
 
     agent: Agent
     slots: tuple[SlotNow, ...]
-    history: Mapping[int, Sequence[tuple[float | None, float | None]]]
+    history: Mapping[int, Sequence[Load]]
 
 
 class NodesRead(Fresh):
@@ -88,13 +91,13 @@ class NodesRead(Fresh):
         nodes: Sequence[Node],
         varying: Mapping[str, Sequence[str]],
         typical: Mapping[str, float | None],
-        so_far: float | None,
+        occupancy: Mapping[str, Occupancy],
     ) -> None:
         super().__init__()
         self.nodes = tuple(nodes)
         self.varying = dict(varying)
         self.typical = dict(typical)
-        self.so_far = so_far
+        self.occupancy = dict(occupancy)
 
 
 class LanesRead(Fresh):

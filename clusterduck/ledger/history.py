@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,40 +153,64 @@ def lanes(
     return found
 
 
-def occupancy(connection: sqlite3.Connection, now: float) -> float | None:
-    """The share of their time so far in which the slots of agents that run held a run, from 0 to 1."""
+@dataclass(frozen=True)
+class Occupancy:
+    """What the slots of a sweep's agents that run have been used for so far, in seconds of slots.
+
+    Attributes:
+        there_s: since each agent's start.
+        busy_s: how long of that they held a run.
+    """
+
+    there_s: float
+    busy_s: float
+
+
+def occupancy(connection: sqlite3.Connection, now: float) -> dict[str, Occupancy]:
+    """By sweep, how its slots that are there now have been used so far."""
     there = _all(
         connection,
-        f"SELECT sum(slots * (? - {_SECONDS.format('started_at')})) FROM agent WHERE state = 'RUNNING'",  # noqa: S608
+        f"SELECT sweep, sum(slots * (? - {_SECONDS.format('started_at')})) FROM agent "  # noqa: S608
+        "WHERE state = 'RUNNING' AND started_at IS NOT NULL GROUP BY sweep",
         [now],
-    )[0][0]
+    )
     busy = _all(
         connection,
-        "SELECT sum(coalesce(attempt.duration_s, "  # noqa: S608
+        "SELECT sweep, sum(coalesce(attempt.duration_s, "  # noqa: S608
         f"CASE WHEN attempt.ended_at IS NULL THEN ? - {_SECONDS.format('attempt.started_at')} ELSE 0 END)) "
         "FROM attempt JOIN agent USING (sweep, batch, restart, node) "
-        "WHERE attempt.sweep IN (SELECT sweep FROM agent WHERE state = 'RUNNING') AND agent.state = 'RUNNING'",
+        "WHERE attempt.sweep IN (SELECT sweep FROM agent WHERE state = 'RUNNING') AND agent.state = 'RUNNING' "
+        "GROUP BY sweep",
         [now],
-    )[0][0]
-    return min(1.0, max(0.0, (busy or 0.0) / there)) if there else None
+    )
+    used = {sweep: seconds or 0.0 for sweep, seconds in map(tuple, busy)}
+    return {sweep: Occupancy(seconds or 0.0, used.get(sweep, 0.0)) for sweep, seconds in map(tuple, there)}
+
+
+def share_of_time(occupancies: Iterable[Occupancy]) -> float | None:
+    """The share of their time in which these slots held a run, from 0 to 1; None where there are none yet."""
+    found = list(occupancies)
+    there = sum(one.there_s for one in found)
+    return min(1.0, max(0.0, sum(one.busy_s for one in found) / there)) if there > 0 else None
 
 
 def load_history(
     connection: sqlite3.Connection, since: float
 ) -> dict[tuple[str, str, int, int, int], list[tuple[float | None, float | None]]]:
-    """CPU and GPU readings (percent) since ``since`` of every slot of agents that run."""
+    """The mean CPU and GPU readings (percent) of every minute since ``since`` of every slot of agents that run."""
     found: dict[tuple[str, str, int, int, int], list[tuple[float | None, float | None]]] = {}
     rows = _all(
         connection,
-        "SELECT s.sweep, s.batch, s.restart, s.node, s.slot, s.cpu_percent, s.gpu_percent FROM agent "
-        "CROSS JOIN slot USING (sweep, batch, restart, node) "
+        "SELECT s.sweep, s.batch, s.restart, s.node, s.slot, avg(s.cpu_percent), avg(s.gpu_percent), "
+        "substr(s.taken_at, 1, 16) AS minute FROM agent CROSS JOIN slot USING (sweep, batch, restart, node) "
         "CROSS JOIN sample AS s ON s.sweep = agent.sweep AND s.batch = agent.batch AND s.restart = agent.restart "
         "AND s.node = agent.node AND s.slot = slot.slot AND s.taken_at >= ? WHERE agent.state = 'RUNNING' "
-        "ORDER BY s.sweep, s.batch, s.restart, s.node, s.slot, s.taken_at",
+        "GROUP BY s.sweep, s.batch, s.restart, s.node, s.slot, minute "
+        "ORDER BY s.sweep, s.batch, s.restart, s.node, s.slot, minute",
         [times.to_text(since)],
     )
-    for *key, cpu, gpu in map(tuple, rows):
-        found.setdefault((key[0], key[1], key[2], key[3], key[4]), []).append((cpu, gpu))
+    for sweep, batch, restart, node, slot, cpu, gpu, _ in map(tuple, rows):
+        found.setdefault((sweep, batch, restart, node, slot), []).append((cpu, gpu))
     return found
 
 

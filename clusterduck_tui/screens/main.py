@@ -20,7 +20,8 @@ from clusterduck_tui.known import Known
 from clusterduck_tui.screens.help import Help
 from clusterduck_tui.theme import shortened
 from clusterduck_tui.widgets.activity import Activity
-from clusterduck_tui.widgets.nodes import Nodes, NodesBoard
+from clusterduck_tui.widgets.board import NodesBoard
+from clusterduck_tui.widgets.nodes import Nodes
 from clusterduck_tui.widgets.overview import Overview
 from clusterduck_tui.widgets.run import RunView
 from clusterduck_tui.widgets.runs import Runs

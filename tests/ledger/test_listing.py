@@ -112,4 +112,5 @@ def test_pace_and_occupancy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         pace = history.pace(replica.connection, SWEEP, pending=6, running=1, now=at + 50)
         assert (pace.typical_s, pace.slots, pace.busy, pace.per_hour) == (40.0, 2, 1, 6.0)
         assert pace.left_s == pytest.approx((6 * 40 + 30) / 2, abs=0.01)
-        assert history.occupancy(replica.connection, at + 50) == pytest.approx(50 / 100, abs=0.001)
+        found = history.occupancy(replica.connection, at + 50)
+        assert history.share_of_time([found[SWEEP]]) == pytest.approx(50 / 100, abs=0.001)
