@@ -9,19 +9,25 @@ tail. The file is written beside its place, fsynced and renamed: it is there who
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import pickle
 import secrets
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from clusterduck.errors import JournalError
 from clusterduck.paths import require_own_up_to
 
 _FOOTER_BYTES = 9
+
+#: How long to wait before trying again what the file system refused, in seconds.
+RETRY_S = 0.25
 
 
 def write_result(path: Path, dump: Callable[[IO[bytes]], None], report: dict[str, Any]) -> None:
@@ -37,6 +43,107 @@ def write_result(path: Path, dump: Callable[[IO[bytes]], None], report: dict[str
         file.write(tail + b"%08d\n" % len(tail))
 
     _write_whole(path, write)
+
+
+def write_or_keep(
+    path: Path,
+    kept: Path,
+    dump: Callable[[IO[bytes]], None],
+    report: dict[str, Any],
+    *,
+    refused_s: float,
+    stalled_s: float,
+) -> str | None:
+    """As :func:`write_result`; but where the file system goes on refusing, or hangs, the result is written to ``kept``,
+    on the node's own disk.
+
+    A thread writes, because nothing else can be done while the file system hangs. It is left behind then, and ends with
+    the process.
+
+    Args:
+        refused_s: for how long a refusal is taken for one that passes, in seconds.
+        stalled_s: for how long the file system may do nothing, in seconds.
+
+    Returns:
+        Why the result was kept, in words; None if it is in its place.
+
+    Raises:
+        OSError: if it could be written nowhere.
+        Exception: what ``dump`` raises.
+    """
+    attempt = _Attempt(path, dump, report, refused_s)
+    threading.Thread(target=attempt.run, name="result", daemon=True).start()
+    before, since = attempt.signs, time.monotonic()
+    while not attempt.is_over.wait(stalled_s / 10):
+        signs = attempt.signs
+        if signs is None or signs != before:
+            before, since = signs, time.monotonic()
+        elif time.monotonic() - since >= stalled_s:
+            why = f"the file system took nothing of it for {stalled_s:.0f} s"
+            break
+    else:
+        if attempt.error is None:
+            return None
+        if not isinstance(attempt.error, OSError):
+            raise attempt.error
+        why = str(attempt.error)
+    write_result(kept, dump, report)
+    return why
+
+
+class _Attempt(io.RawIOBase):
+    """Somebody's trying to write a result, and the file it is dumped to, which tells how that goes on."""
+
+    def __init__(self, path: Path, dump: Callable[[IO[bytes]], None], report: dict[str, Any], refused_s: float) -> None:
+        self._path = path
+        self._do_dump = dump
+        self._report = report
+        self._refused_s = refused_s
+        self._file: IO[bytes] | None = None
+        self._is_pickling = False  # which is the user's own affair, and may take as long as it will
+        self._calls = 0
+        self.is_over = threading.Event()
+        self.error: BaseException | None = None
+
+    @property
+    def signs(self) -> int | None:
+        """Changes as long as the file system does something; None while it is not asked to."""
+        return None if self._is_pickling else self._calls
+
+    def run(self) -> None:
+        until = time.monotonic() + self._refused_s
+        while True:
+            try:
+                write_result(self._path, self._dump, self._report)
+            except OSError as error:
+                if time.monotonic() <= until:
+                    time.sleep(RETRY_S)
+                    continue
+                self.error = error
+            except BaseException as error:
+                self.error = error
+            self.is_over.set()
+            return
+
+    def _dump(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._is_pickling = True
+        try:
+            self._do_dump(cast("IO[bytes]", self))
+        finally:
+            self._is_pickling = False
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        assert self._file is not None
+        self._calls += 1
+        self._is_pickling = False
+        try:
+            return self._file.write(data)
+        finally:
+            self._is_pickling = True
 
 
 def move_result(kept: Path, path: Path) -> None:

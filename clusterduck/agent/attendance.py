@@ -230,6 +230,8 @@ class Attendance:
         if kept is None:
             self._writer.record([running.ended_as(verdict)])
         else:
+            because = running.report.get("kept_because", "")
+            self._say(f"the result of run {running.attempt} is kept on the node's own disk for now: {because}")
             self._writer.record_with_result(running.ended_as(verdict), Path(kept))
         if running.tmpdirs:
             self._errands.send(["rm", "-rf", "--", *running.tmpdirs.values()])

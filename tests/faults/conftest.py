@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from faulty_fs import FaultyFileSystem, build
+from faulty_sweep import FaultySweep
 
 HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="session")
 def faulty_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from faulty_fs import build
-
     if shutil.which("gcc") is None:
         pytest.skip("there is no gcc")
     return build(tmp_path_factory.mktemp("faulty"))
@@ -39,3 +39,14 @@ def prepare_sweep() -> Iterator[Callable[[Path, list[list[str]]], None]]:
 
         yield prepare
         asked.close()
+
+
+@pytest.fixture
+def sweep(
+    tmp_path: Path, faulty_library: Path, prepare_sweep: Callable[[Path, list[list[str]]], None]
+) -> Iterator[FaultySweep]:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    found = FaultySweep(folder, FaultyFileSystem(faulty_library, folder, tmp_path / "faults"), prepare_sweep)
+    yield found
+    found.close()

@@ -7,11 +7,13 @@
  *     <calls, with commas> <who> <how> <error number> <how often> <pattern of paths, see fnmatch(3)>
  *
  *   calls     open (only those that may create: create), write fsync close rename link symlink readlink mkdir opendir
- *             stat unlink; paths are those of the file that is made or looked at (for rename and link: the new name)
+ *             stat unlink flock fcntl (only locks); paths are those of the file that is made or looked at (for rename
+ *             and link: the new name). clock: what time of day it is; its path is /clock
  *   who       agent, run (the fork server and its children), any
  *   how       fail: not done, and the error is the answer;  lost: done, but the error is the answer;
  *             stale: as fail, and that descriptor answers so until it is closed, even when the rule is gone;
- *             short: half of what was to be written is written;  stall: done once the rule is gone
+ *             short: half of what was to be written is written;  stall: done once the rule is gone;
+ *             lie: not done, and success is the answer;  jump: the error number is by how many seconds the clock is off
  *   how often in each process, from the moment the rule stands there; -1: always
  *
  * Each fault that is dealt out is written down in the file <FAULTY_FS>.hits: the call, the process id, the path.
@@ -28,6 +30,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -121,6 +124,23 @@ static int strikes(const char *call, const char *path, struct fault *fault)
 	}
 	errno = fault->error;
 	return 1;
+}
+
+/* By how many seconds the clock is off; the first time that a process is told so is written down. */
+static int clock_off(void)
+{
+	static unsigned long told;
+	struct fault fault;
+	int kept = errno, off = 0;
+	if (look_up("clock", "/clock", &fault, 0)) {
+		off = fault.error;
+		if (told != counted) {
+			told = counted;
+			strikes("clock", "/clock", &fault);
+		}
+	}
+	errno = kept;
+	return off;
 }
 
 static const char *absolute(int folder, const char *path, char *into)
@@ -308,4 +328,63 @@ DIR *opendir(const char *path)
 	if (strikes("opendir", absolute(AT_FDCWD, path, into), &fault))
 		return NULL;
 	return real(path);
+}
+
+int flock(int fd, int what)
+{
+	REAL(int, "flock", int, int);
+	struct fault fault;
+	if (fd_strikes("flock", fd, &fault))
+		return strcmp(fault.how, "lie") ? -1 : 0;
+	return real(fd, what);
+}
+
+#define FCNTL(name)                                                                     \
+	int name(int fd, int what, ...)                                                 \
+	{                                                                               \
+		REAL(int, #name, int, int, ...);                                        \
+		va_list rest;                                                           \
+		va_start(rest, what);                                                   \
+		void *argument = va_arg(rest, void *);                                  \
+		va_end(rest);                                                           \
+		struct fault fault;                                                     \
+		int is_lock = what == F_SETLK || what == F_SETLKW || what == F_GETLK || \
+			      what == F_OFD_SETLK || what == F_OFD_SETLKW;              \
+		if (is_lock && fd_strikes("fcntl", fd, &fault)) {                       \
+			if (strcmp(fault.how, "lie"))                                   \
+				return -1;                                              \
+			if (what == F_GETLK)                                            \
+				((struct flock *)argument)->l_type = F_UNLCK;           \
+			return 0;                                                       \
+		}                                                                       \
+		return real(fd, what, argument);                                        \
+	}
+FCNTL(fcntl)
+FCNTL(fcntl64)
+
+int clock_gettime(clockid_t which, struct timespec *now)
+{
+	REAL(int, "clock_gettime", clockid_t, struct timespec *);
+	int answer = real(which, now);
+	if (answer == 0 && (which == CLOCK_REALTIME || which == CLOCK_REALTIME_COARSE))
+		now->tv_sec += clock_off();
+	return answer;
+}
+
+int gettimeofday(struct timeval *restrict now, void *restrict zone)
+{
+	REAL(int, "gettimeofday", struct timeval *, void *);
+	int answer = real(now, zone);
+	if (answer == 0)
+		now->tv_sec += clock_off();
+	return answer;
+}
+
+time_t time(time_t *into)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_REALTIME, &now);
+	if (into)
+		*into = now.tv_sec;
+	return now.tv_sec;
 }

@@ -20,7 +20,8 @@ def build(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Rule:
-    """What fails, and how; see ``faulty_fs.c``. ``path`` is a pattern below the folder of the test."""
+    """What fails, and how; see ``faulty_fs.c``. ``path`` is a pattern below the folder of the test, if it is not
+    absolute."""
 
     calls: str
     path: str
@@ -49,7 +50,7 @@ class FaultyFileSystem:
         """Let these faults begin, and all others end."""
         beside = self._control.with_suffix(".new")
         beside.write_text(
-            "".join(f"{r.calls} {r.who} {r.how} {r.error} {r.often} {self._folder}/{r.path}\n" for r in rules)
+            "".join(f"{r.calls} {r.who} {r.how} {r.error} {r.often} {self._folder / r.path}\n" for r in rules)
         )
         os.rename(beside, self._control)
 

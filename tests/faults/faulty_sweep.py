@@ -58,6 +58,7 @@ class FaultySweep:
     Attributes:
         folder: where it was launched; faults are below it.
         faults: what fails in the agent and its runs.
+        environ: of the agent, beside that.
         replica: a reader's, on a sound file system; it catches up whenever something is waited for.
     """
 
@@ -65,6 +66,7 @@ class FaultySweep:
     faults: FaultyFileSystem
     prepare: Callable[[Path, list[list[str]]], None]
     hows: tuple[str, ...] = ()
+    environ: dict[str, str] = field(default_factory=dict)
     agent: subprocess.Popen[bytes] | None = None
     replica: Replica | None = field(default=None, init=False)
 
@@ -143,7 +145,7 @@ class FaultySweep:
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
-                env={**os.environ, **self.faults.environ},
+                env={**os.environ, **self.faults.environ, **self.environ},
             )
 
     @property

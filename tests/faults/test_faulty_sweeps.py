@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-from faulty_fs import FaultyFileSystem, Rule
+from faulty_fs import Rule
 from faulty_sweep import FaultySweep
 
 from clusterduck.events import AgentEnded
@@ -80,17 +78,6 @@ FAULTS = {
     "answers are lost": Fault(tuple(each(CHANGES, errno.EIO, "lost")), ("symlink", "write", "rename")),
     "renaming fails": Fault((Rule("rename,link", f"{ROOT}/*", errno.EIO, often=2),), ("rename",)),
 }
-
-
-@pytest.fixture
-def sweep(
-    tmp_path: Path, faulty_library: Path, prepare_sweep: Callable[[Path, list[list[str]]], None]
-) -> Iterator[FaultySweep]:
-    folder = tmp_path / "project"
-    folder.mkdir()
-    found = FaultySweep(folder, FaultyFileSystem(faulty_library, folder, tmp_path / "faults"), prepare_sweep)
-    yield found
-    found.close()
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
