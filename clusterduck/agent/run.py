@@ -16,7 +16,6 @@ import os
 import signal
 import socket
 import sys
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,7 +34,7 @@ from clusterduck.launch import freeze
 from clusterduck.launch.payload import Payload
 from clusterduck.model import Attempt, ReturnValueLost, Slot, State
 from clusterduck.paths import SweepPaths
-from clusterduck.result import with_lost_result, write_result
+from clusterduck.result import with_lost_result, write_or_keep
 
 #: The longest traceback, message and return value (as JSON) that go into the journal, in characters. The result file
 # has all.
@@ -43,6 +42,9 @@ TRACEBACK_CHARS, MESSAGE_CHARS, RETURN_VALUE_CHARS = 32_000, 2_000, 16_000
 
 #: For how long a result that the file system refuses is tried again, in seconds, before it is left to the agent.
 RESULT_PATIENCE_S = 2.0
+
+#: For how long the file system may take nothing of a result, in seconds, before that is left to the agent too.
+RESULT_STALL_S = 10.0
 
 _payloads: dict[int, Payload] = {}
 
@@ -289,23 +291,14 @@ class _Run:
             return
 
     def _write_result(self, answer: hydra.core.utils.JobReturn, report: dict[str, Any]) -> None:
-        """Write the result; where the file system goes on refusing, onto the node's own disk, for the agent to put in
-        place."""
+        """Write the result; where the file system goes on refusing or hangs, onto the node's own disk, for the agent to
+        put in place."""
         target = self._sweep.result(self._attempt)
+        kept = Path(self._order["scratch"]) / target.name
         dump = functools.partial(_dump, answer)
-        until = time.monotonic() + RESULT_PATIENCE_S
-        while True:
-            try:
-                write_result(target, dump, report)
-                break
-            except OSError as error:
-                if time.monotonic() > until:
-                    self._say(f"the result cannot be written yet ({error}): the agent keeps it")
-                    kept = Path(self._order["scratch"]) / target.name
-                    write_result(kept, dump, report)
-                    report["result_kept"] = str(kept)
-                    break
-                time.sleep(0.25)
+        why = write_or_keep(target, kept, dump, report, refused_s=RESULT_PATIENCE_S, stalled_s=RESULT_STALL_S)
+        if why is not None:  # the agent says so: this run's own log may hang just as well
+            report |= {"result_kept": str(kept), "kept_because": why}
         report["result"] = str(target)
 
     def _leave_out_value(self, answer: hydra.core.utils.JobReturn, report: dict[str, Any], failure: str) -> None:
