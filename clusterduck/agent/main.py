@@ -10,8 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
-import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +86,7 @@ def run_agent(settings: AgentSettings, environ: dict[str, str]) -> int:
 def _run_agent(settings: AgentSettings, environ: dict[str, str]) -> int:
     from clusterduck.agent.claiming import Claiming
     from clusterduck.agent.recovery import Recovery
+    from clusterduck.agent.scratch import make_scratch
     from clusterduck.agent.send_back import send_back
     from clusterduck.agent.writer import Writer
     from clusterduck.events import AgentEnded, Event
@@ -102,10 +101,8 @@ def _run_agent(settings: AgentSettings, environ: dict[str, str]) -> int:
             environ["CUDA_VISIBLE_DEVICES"] = settings.cuda_visible_devices
     sweep = SweepPaths(Path(settings.sweep_root))
     agent = _who(settings, sweep, environ)
-    try:
-        scratch = Path(tempfile.mkdtemp(prefix="clusterduck-"))
-    except OSError as error:
-        say(f"the node's own temporary folder {tempfile.gettempdir()} cannot be written ({error}): nothing was started")
+    scratch = make_scratch(say)
+    if scratch is None:
         return 1
     claiming = Claiming(settings, agent, scratch, say)
     writer = Writer(
@@ -315,7 +312,7 @@ def _end_of_job(environ: dict[str, str], settings: AgentSettings, job_id: str) -
     from clusterduck.errors import SlurmError
     from clusterduck.slurm.jobs import job_end_time
 
-    latest = time.time() + settings.timeout_min * 60
+    latest = clock.now() + settings.timeout_min * 60
     if settings.cluster == "local":
         return latest
     stated = environ.get("SLURM_JOB_END_TIME", "")
