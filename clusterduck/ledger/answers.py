@@ -72,6 +72,7 @@ class Agent:
     job_id: str | None
     slots: int | None
     busy: int | None
+    busy_ms: int
     draining: bool
     started_at: str | None
     ends_at: str | None

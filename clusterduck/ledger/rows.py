@@ -67,7 +67,7 @@ class AgentRow:
     """An agent.
 
     ``exit_code`` is there if, and only if, it said itself that it ended; ``seen_at`` is its last event; ``draining``
-    says that it claims nothing more.
+    says that it claims nothing more; ``busy_ms`` is how long all attempts took that have ended in its slots.
     """
 
     batch: str
@@ -79,6 +79,7 @@ class AgentRow:
     job_id: str | None = None
     slots: int | None = None
     busy: int | None = None
+    busy_ms: int = 0
     draining: bool = False
     started_at: str | None = None
     ends_at: str | None = None

@@ -121,8 +121,24 @@ def _drained_agents_and_folders_set_aside(db: Database) -> None:
     db.execute("ALTER TABLE attempt ADD COLUMN set_aside TEXT")
 
 
+def _slots_over_time(db: Database) -> None:
+    db.execute("ALTER TABLE agent ADD COLUMN busy_ms INTEGER NOT NULL DEFAULT 0")
+    db.execute("CREATE INDEX attempt_by_slot ON attempt(sweep, batch, restart, node, slot, started_at)")
+    db.execute(
+        "UPDATE agent SET busy_ms = (SELECT coalesce(sum(CAST(round(duration_s * 1000) AS INTEGER)), 0) FROM attempt "
+        "WHERE (attempt.sweep, attempt.batch, attempt.restart, attempt.node) = "
+        "(agent.sweep, agent.batch, agent.restart, agent.node))"
+    )
+    for index in (
+        "run_by_started ON run(sweep, started_at, number) WHERE started_at IS NOT NULL",
+        "run_by_host ON run(sweep, host, number) WHERE host IS NOT NULL",
+        "run_by_attempt ON run(sweep, attempt, number)",
+    ):
+        db.execute(f"CREATE INDEX {index}")
+
+
 #: Schema version n is what the first n steps make.
-STEPS: tuple[Step, ...] = (_first_tables, _drained_agents_and_folders_set_aside)
+STEPS: tuple[Step, ...] = (_first_tables, _drained_agents_and_folders_set_aside, _slots_over_time)
 
 
 def version(connection: sqlite3.Connection) -> int:
@@ -192,6 +208,11 @@ def get_meta(connection: sqlite3.Connection, key: str) -> str | None:
     """A value of the ``meta`` table, or None where there is none."""
     row = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
     return None if row is None else str(row[0])
+
+
+def is_of(connection: sqlite3.Connection, mark: str | None) -> bool:
+    """Whether the file may belong to the ledger with this mark, see ``LedgerPaths.mark``."""
+    return mark is None or get_meta(connection, "mark") in (None, mark)
 
 
 def set_meta(connection: sqlite3.Connection, key: str, value: object) -> None:

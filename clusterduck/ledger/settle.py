@@ -9,7 +9,7 @@ from typing import Any
 from clusterduck.ledger import rules, times
 from clusterduck.ledger.rows import AgentRow, AttemptRow, RunRow
 from clusterduck.ledger.rules import Closing
-from clusterduck.ledger.tables import AgentKey, Changes, write_rows
+from clusterduck.ledger.tables import AgentKey, Changes, took_of, write_rows
 from clusterduck.model import State
 
 #: How many readings of a slot are kept while its agent lives, and how many after that.
@@ -137,7 +137,18 @@ def _attempts(changes: Changes) -> set[tuple[str, int, int, int]]:
         else:
             attempt.duration_s = None
         rules.settle_run(changes.run(attempt.run), attempt)
+        _keep_time(changes, attempt)
     return slots
+
+
+def _keep_time(changes: Changes, attempt: AttemptRow) -> None:
+    """Keep how long each agent's slots were busy, so that nobody has to add it up."""
+    before, now = changes.attempts.took_before.get((attempt.run, attempt.number)), took_of(attempt)
+    if before != now:
+        if before is not None:
+            changes.agents.change(*before[0]).busy_ms -= before[1]
+        if now is not None:
+            changes.agents.change(*now[0]).busy_ms += now[1]
 
 
 def _restart(changes: Changes, batch: str) -> int:

@@ -132,6 +132,29 @@ class Table(Generic[Row]):
         self._changed = {}
 
 
+class Attempts(Table[AttemptRow]):
+    """Attempts, with the time that each had taken, and in whose slot, before this transaction changed it."""
+
+    def __init__(self, connection: sqlite3.Connection, sweep: str) -> None:
+        super().__init__(connection, sweep, "attempt", AttemptRow, 2)
+        self.took_before: dict[tuple[int, int], tuple[AgentKey, int]] = {}
+
+    def change(self, *key: Any) -> AttemptRow:
+        """The row with this key, to be written back."""
+        is_first = key not in self._changed
+        row = super().change(*key)
+        if is_first and (took := took_of(row)) is not None:
+            self.took_before.setdefault((row.run, row.number), took)
+        return row
+
+
+def took_of(attempt: AttemptRow) -> tuple[AgentKey, int] | None:
+    """The agent that had an attempt, and how many milliseconds; None if it has not ended, or nobody had it."""
+    if attempt.duration_s is None or attempt.batch is None:
+        return None
+    return (attempt.batch, attempt.restart or 0, attempt.node or 0), round(attempt.duration_s * 1000)
+
+
 class Changes:
     """All that one stretch of one journal changes."""
 
@@ -144,7 +167,7 @@ class Changes:
         self.batches = Table(connection, sweep, "batch", BatchRow, 1)
         self.agents = Table(connection, sweep, "agent", AgentRow, 3)
         self.runs = Table(connection, sweep, "run", RunRow, 1)
-        self.attempts = Table(connection, sweep, "attempt", AttemptRow, 2)
+        self.attempts = Attempts(connection, sweep)
         self.slots = Table(connection, sweep, "slot", SlotRow, 4)
         self.states_before: dict[int, str] = {}  # of the runs looked at
         self.acts: list[tuple[Any, ...]] = []

@@ -96,6 +96,24 @@ def test_lanes_hold_every_attempt_in_its_slot(connection: sqlite3.Connection) ->
     start = min(bar.start for lane in lanes for bar in lane.bars)
     early = history.lanes(connection, SWEEP, end=start + 5)
     assert sorted(bar.run for lane in early for bar in lane.bars) == [0, 1, 2, 3, 12, 13, 14, 15]
+    agent = (early[0].batch, early[0].restart, early[0].node)
+    late = history.lanes(connection, SWEEP, start + 12, start + 15, of=[agent])
+    assert [(lane.batch, len(lane.bars)) for lane in late] == [
+        (lane.batch, int((lane.batch, lane.restart, lane.node) == agent)) for lane in lanes
+    ]
+    assert all(bar.start < start + 15 and (bar.end or 0) > start + 12 for lane in late for bar in lane.bars)
+
+
+def test_the_time_that_slots_were_busy_is_kept(connection: sqlite3.Connection) -> None:
+    counted = {
+        tuple(key): took
+        for *key, took in connection.execute(
+            "SELECT batch, restart, node, sum(CAST(round(duration_s * 1000) AS INTEGER)) FROM attempt GROUP BY 1, 2, 3"
+        )
+    }
+    kept = {(agent.batch, agent.restart, agent.node): agent.busy_ms for agent in queries.agents(connection, SWEEP)}
+    assert kept == counted
+    assert all(kept.values())
 
 
 def test_pace_and_occupancy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,6 +175,19 @@ def test_an_older_schema_is_migrated_with_all_it_holds(sweep: SweepBuilder, monk
     connection.close()
 
 
+def test_what_is_kept_since_a_newer_schema_is_counted_once_for_what_was_there(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "old.db", isolation_level=None)
+    schema.migrate(connection, "it", schema.STEPS[:2])
+    connection.execute("INSERT INTO agent(sweep, batch, restart, node) VALUES ('s', '0-0', 0, 0), ('s', '0-1', 0, 0)")
+    connection.executemany(
+        "INSERT INTO attempt(sweep, run, number, batch, restart, node, duration_s) VALUES ('s', ?, 1, '0-0', 0, 0, ?)",
+        [(0, 1.25), (1, 2.5), (2, None)],
+    )
+    schema.migrate(connection, "it")
+    assert connection.execute("SELECT batch, busy_ms FROM agent").fetchall() == [("0-0", 3750), ("0-1", 0)]
+    connection.close()
+
+
 def test_a_migration_that_fails_leaves_the_file_as_it_was(sweep: SweepBuilder) -> None:
     def fail(db: object) -> None:
         db.table("run").add_column("note", str)  # type: ignore[attr-defined]
