@@ -23,6 +23,7 @@ from clusterduck.agent.load import LoadWatch
 from clusterduck.agent.process import ForkServer, Verdict
 from clusterduck.agent.recovery import requeued_event
 from clusterduck.agent.reports import Reports
+from clusterduck.agent.rhythm import READINGS_YOUNG_S, Rhythm
 from clusterduck.agent.running import Running
 from clusterduck.agent.samples import Sampler
 from clusterduck.agent.settings import AgentSettings
@@ -32,9 +33,6 @@ from clusterduck.events import AttemptEnded, Heartbeat, RunsClosed
 from clusterduck.inbox import Request
 from clusterduck.model import FAILED_STATES, AgentId, Attempt, Slot, State
 from clusterduck.queue import Requeued, following
-
-#: How often the agent shows that it is alive, in seconds; each beat carries the newest sample of every slot's load.
-HEARTBEAT_S = 10.0
 
 #: How often the inbox is looked into, in seconds, if no signal says that there is something.
 INBOX_S = 3.0
@@ -113,7 +111,8 @@ class Supervisor:
             on_end=self._on_end,
             say=say,
         )
-        self._load = LoadWatch(Sampler(slots), self._attendance.groups, HEARTBEAT_S)
+        self._load = LoadWatch(Sampler(slots), self._attendance.groups, READINGS_YOUNG_S)
+        self._rhythm = Rhythm(clock.now())
         self._failures = 0
         self._too_many_failures = f"never started: max_failures={settings.max_failures} runs of the sweep had failed"
         self.fatal: str | None = None  # why the agent could not do its work, if so
@@ -141,7 +140,7 @@ class Supervisor:
         self._selector.register(self._wakeup, selectors.EVENT_READ, self._on_wakeup)
         self._selector.register(self._reports, selectors.EVENT_READ, self._attendance.take_reports)
         self._writer.fetch(self._settings.launch)
-        self._every(HEARTBEAT_S, self._beat)
+        self._timers.add(self._rhythm.pause_s(clock.now()), self._beat_on)
         self._every(INBOX_S, self._writer.read_inbox)
         self._every(IDLE_LOOK_S, self._look_if_idle)
         self._every(self._settings.publish_interval_s, self._publish)
@@ -353,9 +352,14 @@ class Supervisor:
 
     # --- now and then
 
+    def _beat_on(self) -> None:
+        self._beat()
+        self._timers.add(self._rhythm.pause_s(clock.now()), self._beat_on)
+
     def _beat(self) -> None:
         self._mind_the_clock()
-        beat = Heartbeat(busy=len(self._attendance.groups()), draining=self._state.draining, samples=self._load.take())
+        readings = self._load.take() if self._rhythm.has_readings(clock.now()) else []
+        beat = Heartbeat(busy=len(self._attendance.groups()), draining=self._state.draining, samples=readings)
         self._writer.record([beat], sync=False)
 
     def _look_if_idle(self) -> None:
