@@ -9,7 +9,7 @@ raises ``VERSION``.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar
 
 from clusterduck import clock
@@ -294,13 +294,26 @@ _FIELDS = {cls: tuple(f.name for f in fields(cls)) for cls in _TYPES.values()}
 def to_json(event: Event) -> str:
     """One line of JSON, ASCII only, without a line feed; lone surrogates in paths and overrides survive."""
     data: dict[str, Any] = {"e": event.name}
+    defaults = _DEFAULTS[type(event)]
     for key in _FIELDS[type(event)]:
-        data[key] = getattr(event, key)
+        value = getattr(event, key)
+        if key not in defaults or value != defaults[key]:
+            data[key] = value
     return json.dumps(data, separators=(",", ":"), ensure_ascii=True, default=_plain)
 
 
 def _plain(value: object) -> object:
     raise TypeError(f"an event holds only plain data, not {type(value).__name__}")
+
+#: What a missing field means is not written; so a default, once released, stays what it is.
+_DEFAULTS: dict[type[Event], dict[str, Any]] = {
+    cls: {
+        f.name: f.default if f.default_factory is MISSING else f.default_factory()
+        for f in fields(cls)
+        if f.name not in ("time", "version") and (f.default is not MISSING or f.default_factory is not MISSING)
+    }
+    for cls in _TYPES.values()
+}
 
 
 def from_json(text: str) -> Event:
