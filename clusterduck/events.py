@@ -71,11 +71,16 @@ class LaunchStarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RunsPlanned(Event):
-    """Some runs of a launch: pairs of number and overrides, a few hundred to a line."""
+    """Some runs of a launch: pairs of number and overrides, a few hundred to a line.
+
+    Where it is known how long runs with these overrides took before, agents claim the longest first (see
+    ``queue.order_of_looking``).
+    """
 
     name: ClassVar[str] = "runs"
     launch: int
     runs: list[tuple[int, list[str]]]
+    expected_s: list[float | None] = field(default_factory=list)  # of each of them, where any is known
 
 
 @dataclass(frozen=True, kw_only=True)

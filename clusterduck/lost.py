@@ -21,6 +21,7 @@ from clusterduck import identity, standing
 from clusterduck.agent.recovery import MOST_LOSSES
 from clusterduck.errors import ClusterduckError
 from clusterduck.events import AttemptEnded, AttemptsRequeued
+from clusterduck.launch import earlier
 from clusterduck.launch.again import Again, launched
 from clusterduck.ledger import queries, times
 from clusterduck.model import AgentId, Attempt, State
@@ -137,7 +138,7 @@ class _Sweep:
             for number in sorted({entry.launch for entry in put}):
                 launch = launched(self._connection, self._paths, number)
                 attempts = [entry.attempt for entry in put if entry.launch == number]
-                for _ in act.submit(launch, attempts):
+                for _ in act.submit(launch, attempts, earlier.attempts(self._connection, self._paths.sweep)):
                     pass  # each is on record by now
         finally:
             act.close()

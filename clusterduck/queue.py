@@ -16,7 +16,9 @@ import itertools
 import json
 import os
 import secrets
+import statistics
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -237,12 +239,25 @@ def divide(first: int, stop: int, parts: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(bounds))
 
 
-def order_of_looking(home: tuple[int, int], batch: tuple[int, int], everything: tuple[int, int] | None) -> list[int]:
+def longest_first(runs: Iterable[int], expected_s: Mapping[int, float]) -> list[int]:
+    """The runs in the order in which they are best begun: the longest first, so that none of them is begun last.
+
+    Of equal ones the lower number comes first. A run of which nothing is known counts as the median of the others.
+    """
+    middle = statistics.median(expected_s.values()) if expected_s else 0.0
+    return sorted(runs, key=lambda run: (-expected_s.get(run, middle), run))
+
+
+def order_of_looking(
+    home: tuple[int, int],
+    batch: tuple[int, int],
+    everything: tuple[int, int] | None,
+    expected_s: Mapping[int, float] | None = None,
+) -> list[int]:
     """The runs an agent tries to claim, best first: its home range, the rest of its batch, then (where runs are shared)
-    the rest of the plan, beginning after its own batch so that agents do not meet in the normal case."""
-    ordered = list(range(*home))
-    ordered += [run for run in range(*batch) if not home[0] <= run < home[1]]
+    the rest of the plan, beginning after its own batch so that agents do not meet in the normal case. In each of the
+    three the longest come first, where it is known how long some are expected to take."""
+    parts = [list(range(*home)), [run for run in range(*batch) if not home[0] <= run < home[1]]]
     if everything is not None:
-        ordered += list(range(batch[1], everything[1]))
-        ordered += list(range(everything[0], batch[0]))
-    return ordered
+        parts.append([*range(batch[1], everything[1]), *range(everything[0], batch[0])])
+    return [run for part in parts for run in (longest_first(part, expected_s) if expected_s else part)]

@@ -19,6 +19,7 @@ from clusterduck.asking import Agents
 from clusterduck.errors import ClusterduckError
 from clusterduck.events import AttemptsCancelled, AttemptsRequeued, Event
 from clusterduck.inbox import Request
+from clusterduck.launch import earlier
 from clusterduck.launch.again import Again
 from clusterduck.ledger import queries
 from clusterduck.ledger.queries import Run
@@ -267,9 +268,10 @@ class _Act:
             if not attempts:
                 continue
             self._tell(f"submitting {_runs(len(attempts))}")
+            took_s = earlier.attempts(self._connection, self._sweep)
             placed: set[Attempt] = set()
             try:
-                for job in act.submit(launch, attempts):
+                for job in act.submit(launch, attempts, took_s):
                     placed.update(job.attempts)
                     sent += [
                         Sent(self._sweep, *attempt, batch=job.batch, job_id=job.job_id) for attempt in job.attempts

@@ -8,16 +8,31 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clusterduck import journal
 from clusterduck.agent.settings import AgentSettings
 from clusterduck.errors import ClusterduckError
+from clusterduck.events import RunsPlanned
 from clusterduck.model import AgentId, Attempt
 from clusterduck.paths import SweepPaths, require_own_up_to
 from clusterduck.queue import Claims, Queue, Requeued, divide, order_of_looking
+
+#: From one listing of the claims to the next, where none is needed: so many times as long as one takes.
+REST_FACTOR = 20
+
+
+def claimants(settings: AgentSettings) -> int:
+    """How many slots there are in all agents that claim from the same runs as this one; 0 if no other agent does."""
+    jobs = 1
+    if settings.share_runs and settings.stop_run > settings.first_run:
+        jobs = -(-(settings.plan_stop - settings.plan_first) // (settings.stop_run - settings.first_run))
+    agents = jobs * settings.nodes
+    return agents * settings.parallel_runs_per_node if agents > 1 else 0
 
 
 @dataclass
@@ -55,14 +70,14 @@ class Claiming:
         self._payloads = payloads
         self._say = say
         self._seen_in_queue: set[Attempt] = set()
-        batch = (settings.first_run, settings.stop_run)
-        runs = order_of_looking(
-            divide(*batch, settings.nodes)[agent.node],
-            batch,
-            (settings.plan_first, settings.plan_stop) if settings.share_runs else None,
-        )
+        self._node = agent.node
+        self._is_in_order = not settings.ordered
+        self._listed_at = time.monotonic()
+        self._listing_took_s = 0.0
+        self._claimed_since = 0
+        self._claimants = claimants(settings)
         self._home = tuple(Attempt.parse(text) for text in settings.attempts)
-        self._candidates = deque([*self._home, *(Attempt(run, 1) for run in runs)])
+        self._candidates = deque([*self._home, *(Attempt(run, 1) for run in self._runs({}))])
 
     @property
     def left(self) -> int:
@@ -75,6 +90,8 @@ class Claiming:
         Raises:
             OSError: call again, with the same haul.
         """
+        if not self._is_in_order:
+            self._put_in_order()
         if self._failed_enough():
             haul.closed = self.close()
         while len(haul.attempts) < count and (self._candidates or self.look()):
@@ -93,9 +110,44 @@ class Claiming:
             else:  # others are here: one listing spares a question for each that is gone
                 self._candidates.popleft()
                 self._forget_taken()
+            self._claimed_since += 1
+        if self._is_stale():
+            self._forget_taken()
         if not self._candidates:
             self.look()
         haul.left = len(self._candidates)
+
+    def _is_stale(self) -> bool:
+        """Whether the others may have claimed half of what we believe is left, if they are as quick as we are."""
+        others = self._claimants / self._settings.parallel_runs_per_node - 1
+        rested = time.monotonic() - self._listed_at > REST_FACTOR * self._listing_took_s
+        return others > 0 and rested and 2 * others * self._claimed_since >= len(self._candidates)
+
+    def _runs(self, expected_s: Mapping[int, float]) -> list[int]:
+        """The runs of the plan that may be claimed here, best first."""
+        settings = self._settings
+        batch = (settings.first_run, settings.stop_run)
+        everything = (settings.plan_first, settings.plan_stop) if settings.share_runs else None
+        return order_of_looking(divide(*batch, settings.nodes)[self._node], batch, everything, expected_s)
+
+    def _put_in_order(self) -> None:
+        """Have the longest runs claimed first, as far as the launch's journal tells which they are."""
+        expected_s: dict[int, float] = {}
+        folder = self._sweep.launch(self._settings.launch)
+        try:
+            require_own_up_to(folder, self._sweep.root)
+            for path in sorted(folder.glob("*.jsonl")):
+                for event in journal.read_all(path):
+                    if isinstance(event, RunsPlanned):
+                        known = zip(event.runs, event.expected_s, strict=False)
+                        expected_s.update({run: took for (run, _), took in known if took is not None})
+        except ClusterduckError as error:
+            self._say(f"the runs are begun in the order of their numbers: {error}")
+        planned = [Attempt(run, 1) for run in self._runs(expected_s)]
+        unclaimed, fresh = set(self._candidates), set(planned)
+        first = [attempt for attempt in self._candidates if attempt not in fresh]
+        self._candidates = deque([*first, *(attempt for attempt in planned if attempt in unclaimed)])
+        self._is_in_order = True
 
     def look(self) -> int:
         """See what was put into the queue since the last look. Returns how many candidates there are now.
@@ -187,8 +239,11 @@ class Claiming:
         return entry
 
     def _forget_taken(self) -> None:
+        began = time.monotonic()
         taken = self._claims.taken()
         self._candidates = deque(attempt for attempt in self._candidates if attempt not in taken)
+        self._listed_at, self._claimed_since = time.monotonic(), 0
+        self._listing_took_s = self._listed_at - began
 
     def _failed_enough(self) -> bool:
         most = self._settings.max_failures

@@ -188,6 +188,7 @@ def _work(
     writer: Writer,
 ) -> _End:
     """Find out what the node gives, and run attempts there until none is left."""
+    from clusterduck.agent.claiming import claimants
     from clusterduck.agent.deadline import Deadline
     from clusterduck.agent.node import discover
     from clusterduck.agent.process import run_environment
@@ -232,7 +233,7 @@ def _work(
             None if settings.expected_run_min is None else settings.expected_run_min * 60,
         ),
         left=left,
-        alone=settings.nodes == 1 and not settings.share_runs,
+        claimants=claimants(settings),
         job_id=job_id,
         environ=run_environment(environ),
         scratch=scratch,

@@ -24,6 +24,7 @@ class AgentSettings:
         parallel_runs_per_node: how many slots.
         resources: the launcher's ``resources_config``.
         share_runs: whether to go on with other batches' runs once the home range is done.
+        ordered: whether the launch's journal tells how long runs are expected to take: the longest are claimed first.
         verbose: whether to say what is scheduled where and why.
         publish_interval_s: how often to have the ledger published, in seconds.
         ledger: the ledger's path.
@@ -56,6 +57,7 @@ class AgentSettings:
     cwd: str = "."
     resources: dict[str, dict[str, Any] | None] = field(default_factory=dict)
     share_runs: bool = False
+    ordered: bool = False
     verbose: bool = False
     publish_interval_s: float = 30.0
     timeout_min: int = 60

@@ -128,18 +128,17 @@ class AgentState:
     Args:
         slots: how many slots the node has; all are closed until :class:`SlotOpened`.
         left: how many attempts there may be to claim.
-        alone: whether no other agent claims from the same runs. If others do, the last attempts are not claimed ahead
-            of
-            time: whoever is free first takes one.
+        claimants: how many slots there are in all agents that claim from the same runs, if others do: then the last
+            attempts are not claimed ahead of time, but taken by whoever is free first. 0 if no other does.
     """
 
-    def __init__(self, slots: int, left: int, alone: bool) -> None:
+    def __init__(self, slots: int, left: int, claimants: int) -> None:
         self._open = [False] * slots
         self._busy: dict[int, Attempt] = {}
         self._ready: deque[Attempt] = deque()
         self._asked = 0
         self._left = left
-        self._alone = alone
+        self._claimants = claimants
         self._draining = False
         self._stopping = False
         self._finished = False
@@ -248,6 +247,5 @@ class AgentState:
     def _ahead(self, free: int) -> int:
         """How many attempts to hold ready for slots that are busy: one for each, but not the last ones if others claim
         too."""
-        slots = len(self._open)
-        spare = self._left - free if self._alone else self._left - free - slots
+        spare = self._left - free - self._claimants
         return max(0, min(len(self._busy), spare))

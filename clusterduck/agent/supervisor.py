@@ -56,7 +56,7 @@ class Supervisor:
         slots: the node's slots.
         deadline: the job's end.
         left: how many attempts there may be to claim.
-        alone: whether no other agent claims from the same runs.
+        claimants: how many slots there are in all agents that claim from the same runs; 0 if no other does.
         job_id: the job's id, for the runs.
         environ: what every run's environment starts from.
         scratch: a folder on the node's own disk, for us alone.
@@ -74,7 +74,7 @@ class Supervisor:
         slots: list[Slot],
         deadline: Deadline,
         left: int,
-        alone: bool,
+        claimants: int,
         job_id: str,
         environ: Mapping[str, str],
         scratch: Path,
@@ -87,7 +87,7 @@ class Supervisor:
         self._agent = agent
         self._slots = slots
         self._deadline = deadline
-        self._state = decisions.AgentState(len(slots), left, alone)
+        self._state = decisions.AgentState(len(slots), left, claimants)
         self._wakeup = wakeup
         self._writer = writer
         self._say = say

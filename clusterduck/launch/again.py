@@ -19,6 +19,7 @@ from clusterduck.agent.settings import AgentSettings
 from clusterduck.errors import ConfigError, JournalError, NotFoundError, SubmissionError
 from clusterduck.events import BatchClosed, BatchPlanned, BatchSubmitted, Event
 from clusterduck.journal import JournalWriter
+from clusterduck.launch import plan
 from clusterduck.launch.agents import settings_for
 from clusterduck.launch.options import Options
 from clusterduck.model import Attempt, State
@@ -114,15 +115,21 @@ class Again:
         self._journal.append(new)
         self._journal.flush(sync=True)
 
-    def submit(self, launch: Launched, attempts: Sequence[Attempt]) -> Iterator[Job]:
+    def submit(
+        self, launch: Launched, attempts: Sequence[Attempt], expected_s: Mapping[int, float] | None = None
+    ) -> Iterator[Job]:
         """Submit as many jobs as the attempts of one launch need; each is yielded as soon as it is on record.
+
+        Args:
+            launch: the launch.
+            attempts: one for each run.
+            expected_s: how long runs are expected to take, in seconds, where that is known.
 
         Raises:
             SubmissionError: if one was not taken. That it was not is on record then.
         """
         options = launch.options
-        size = options.runs_per_batch or len(attempts)
-        homes = [tuple(attempts[at : at + size]) for at in range(0, len(attempts), size)]
+        homes = plan.homes(attempts, options.runs_per_batch, expected_s or {})
         batches = [f"r{self.number}-{self._batches + index}" for index in range(len(homes))]
         self._batches += len(homes)
         self.record(

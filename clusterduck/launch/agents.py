@@ -24,6 +24,7 @@ def settings_for(
     code: str,
     runs: tuple[int, int] = (0, 0),
     plan: tuple[int, int] = (0, 0),
+    ordered: bool = False,
     attempts: Sequence[Attempt] = (),
 ) -> AgentSettings:
     """The settings of a batch's agents.
@@ -37,6 +38,7 @@ def settings_for(
         code: where the user's code is.
         runs: the batch's home range,
         plan: and the whole launch's: first, stop.
+        ordered: whether the launch's journal tells how long runs are expected to take.
         attempts: the home of a batch for attempts that were put into the queue.
     """
     return AgentSettings(
@@ -55,6 +57,7 @@ def settings_for(
         cwd=code,
         resources={kind: None if given is None else dict(given) for kind, given in options.resources_config.items()},
         share_runs=options.share_runs,
+        ordered=ordered,
         verbose=options.verbose,
         publish_interval_s=options.publish_interval_s,
         timeout_min=options.timeout_min,

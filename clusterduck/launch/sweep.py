@@ -36,7 +36,7 @@ from clusterduck.events import (
     RunsPlanned,
 )
 from clusterduck.journal import JournalWriter
-from clusterduck.launch import freeze, owner, plan, register, show, sweepers
+from clusterduck.launch import earlier, freeze, owner, plan, register, show, sweepers
 from clusterduck.launch.agents import settings_for
 from clusterduck.launch.answers import SubmittedRun
 from clusterduck.launch.collect import Collector, Progress
@@ -173,8 +173,9 @@ class Sweep:
     ) -> tuple[int, list[str]]:
         payload, commit = self._payload(first, runs)
         number = self._launches
+        expected_s = self._expected_s(first, runs)
         try:
-            journal = self._write_down(payload, commit, planned)
+            journal = self._write_down(payload, commit, planned, expected_s)
         except OSError as error:
             raise SubmissionError(
                 f"The plan of the sweep cannot be written, so nothing was submitted: {error}"
@@ -182,7 +183,7 @@ class Sweep:
         jobs: list[str] = []
         why = "the launch was interrupted before its job was submitted"
         try:
-            agents = [self._settings(number, batch, first, len(runs)) for batch in planned]
+            agents = [self._settings(number, batch, (first, len(runs)), bool(expected_s)) for batch in planned]
             for taken in submit(agents):
                 for job, folder in taken:
                     journal.append([self._batch_submitted(planned[len(jobs)], job, folder)])
@@ -199,7 +200,23 @@ class Sweep:
                 register.publish(self._ledger)
         return number, jobs
 
-    def _write_down(self, payload: Payload, commit: git.Commit | None, planned: Sequence[plan.Batch]) -> JournalWriter:
+    def _expected_s(self, first: int, runs: list[list[str]]) -> dict[int, float]:
+        """How long runs took before, in seconds, by their numbers; not asked for if all of them begin at once."""
+        slots = self._options.parallel_runs_per_node * self._options.nodes
+        if (self._options.runs_per_batch or len(runs)) <= slots:
+            return {}
+        known = earlier.durations(self._ledger, str(self._config.hydra.job.name), runs)
+        if known:
+            log.info("Of %d of the runs it is known how long they took before: the longest begin first.", len(known))
+        return {first + index: took for index, took in known.items()}
+
+    def _write_down(
+        self,
+        payload: Payload,
+        commit: git.Commit | None,
+        planned: Sequence[plan.Batch],
+        expected_s: Mapping[int, float],
+    ) -> JournalWriter:
         """Put on disk what will be submitted; after that the sweep is one that others see."""
         paths = self._paths or self._create()
         number = self._launches
@@ -208,7 +225,14 @@ class Sweep:
         journal = JournalWriter(paths.launch(number), self._sweep, f"launch {number}")
         journal.append([self._started(number, commit)])
         lines = plan.in_lines(payload.first_run, payload.overrides)
-        journal.append(RunsPlanned(launch=number, runs=line) for line in lines)
+        journal.append(
+            RunsPlanned(
+                launch=number,
+                runs=line,
+                expected_s=[expected_s.get(run) for run, _ in line] if expected_s else [],
+            )
+            for line in lines
+        )
         journal.append(self._batch_planned(number, batch) for batch in planned)
         journal.flush(sync=True)
         if self._paths is None:
@@ -334,7 +358,8 @@ class Sweep:
             batch=batch.id, cluster=self._options.cluster, job_id=job, host=identity.host(), log_dir=folder
         )
 
-    def _settings(self, number: int, batch: plan.Batch, first: int, count: int) -> AgentSettings:
+    def _settings(self, number: int, batch: plan.Batch, runs: tuple[int, int], ordered: bool) -> AgentSettings:
+        first, count = runs
         return settings_for(
             self._options,
             root=SweepPaths.of(self._sweep_dir, self._sweep).root,
@@ -344,6 +369,7 @@ class Sweep:
             code=self._code,
             runs=(batch.first, batch.stop),
             plan=(first, first + count),
+            ordered=ordered,
         )
 
 

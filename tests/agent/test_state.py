@@ -30,7 +30,7 @@ def attempts(first: int, count: int) -> tuple[Attempt, ...]:
 
 
 def test_it_claims_for_free_slots_first_and_starts_what_it_got() -> None:
-    state = AgentState(slots=2, left=10, alone=True)
+    state = AgentState(slots=2, left=10, claimants=0)
     assert state.handle(SlotOpened(0)) == [Claim(1)]
     assert state.handle(SlotOpened(1)) == [Claim(1)]
     assert state.handle(Claimed(1, attempts(0, 1), 9)) == [Start(0, Attempt(0, 1)), Claim(1)]
@@ -39,7 +39,7 @@ def test_it_claims_for_free_slots_first_and_starts_what_it_got() -> None:
 
 
 def test_an_attempt_held_ready_starts_at_once_when_a_slot_is_free() -> None:
-    state = AgentState(slots=1, left=3, alone=True)
+    state = AgentState(slots=1, left=3, claimants=0)
     state.handle(SlotOpened(0))
     assert state.handle(Claimed(1, attempts(0, 1), 2)) == [Start(0, Attempt(0, 1)), Claim(1)]
     state.handle(Claimed(1, attempts(1, 1), 1))
@@ -47,7 +47,7 @@ def test_an_attempt_held_ready_starts_at_once_when_a_slot_is_free() -> None:
 
 
 def test_the_last_attempts_are_not_claimed_ahead_where_others_claim_too() -> None:
-    state = AgentState(slots=2, left=3, alone=False)
+    state = AgentState(slots=2, left=3, claimants=4)
     state.handle(SlotOpened(0))
     state.handle(SlotOpened(1))
     assert state.handle(Claimed(1, attempts(0, 1), 2)) == [Start(0, Attempt(0, 1))]
@@ -57,12 +57,12 @@ def test_the_last_attempts_are_not_claimed_ahead_where_others_claim_too() -> Non
 
 
 def test_nothing_to_claim_ends_well() -> None:
-    state = AgentState(slots=2, left=0, alone=False)
+    state = AgentState(slots=2, left=0, claimants=4)
     assert state.handle(SlotOpened(0)) == [Finish()]
 
 
 def test_stopping_gives_back_what_has_not_started_and_asks_the_rest_to_end() -> None:
-    state = AgentState(slots=1, left=3, alone=True)
+    state = AgentState(slots=1, left=3, claimants=0)
     state.handle(SlotOpened(0))
     state.handle(Claimed(1, attempts(0, 1), 2))
     state.handle(Claimed(1, attempts(1, 1), 1))
@@ -74,7 +74,7 @@ def test_stopping_gives_back_what_has_not_started_and_asks_the_rest_to_end() -> 
 
 
 def test_draining_lets_what_runs_go_on() -> None:
-    state = AgentState(slots=1, left=3, alone=True)
+    state = AgentState(slots=1, left=3, claimants=0)
     state.handle(SlotOpened(0))
     state.handle(Claimed(1, attempts(0, 1), 2))
     state.handle(Claimed(1, attempts(1, 1), 1))
@@ -84,7 +84,7 @@ def test_draining_lets_what_runs_go_on() -> None:
 
 
 def test_cancelling_ends_what_runs_drops_what_waits_and_passes_over_what_is_not_here() -> None:
-    state = AgentState(slots=1, left=3, alone=True)
+    state = AgentState(slots=1, left=3, claimants=0)
     state.handle(SlotOpened(0))
     state.handle(Claimed(1, attempts(0, 1), 2))
     state.handle(Claimed(1, attempts(1, 1), 1))
@@ -97,7 +97,7 @@ def test_cancelling_ends_what_runs_drops_what_waits_and_passes_over_what_is_not_
 
 
 def test_an_idle_slot_takes_what_is_put_into_the_queue_later() -> None:
-    state = AgentState(slots=2, left=1, alone=True)
+    state = AgentState(slots=2, left=1, claimants=0)
     state.handle(SlotOpened(0))
     state.handle(SlotOpened(1))
     state.handle(Claimed(1, attempts(0, 1), 0))
@@ -107,14 +107,14 @@ def test_an_idle_slot_takes_what_is_put_into_the_queue_later() -> None:
 
 
 def test_a_claim_that_hangs_does_not_hold_up_the_end_and_is_given_back_when_it_comes() -> None:
-    state = AgentState(slots=1, left=3, alone=True)
+    state = AgentState(slots=1, left=3, claimants=0)
     state.handle(SlotOpened(0))
     assert state.handle(StopAsked(State.CANCELLED, "stop", 5.0)) == [Finish()]
     assert state.handle(Claimed(1, attempts(0, 1), 2)) == [Release(attempts(0, 1))]
 
 
 def test_a_claim_that_comes_after_draining_is_given_back() -> None:
-    state = AgentState(slots=1, left=3, alone=True)
+    state = AgentState(slots=1, left=3, claimants=0)
     state.handle(SlotOpened(0))
     assert state.handle(Drained()) == []
     assert state.handle(Claimed(1, attempts(0, 1), 2)) == [Release(attempts(0, 1)), Finish()]
@@ -123,17 +123,17 @@ def test_a_claim_that_comes_after_draining_is_given_back() -> None:
 @given(
     slots=st.integers(1, 5),
     runs=st.integers(0, 30),
-    alone=st.booleans(),
+    claimants=st.integers(0, 12),
     rivals=st.integers(0, 10),
     stop_after=st.one_of(st.none(), st.integers(0, 40)),
     order=st.randoms(use_true_random=False),
 )
 def test_whatever_happens_every_claimed_attempt_runs_once_or_is_given_back(
-    slots: int, runs: int, alone: bool, rivals: int, stop_after: int | None, order: object
+    slots: int, runs: int, claimants: int, rivals: int, stop_after: int | None, order: object
 ) -> None:
-    state = AgentState(slots, runs, alone)
+    state = AgentState(slots, runs, claimants)
     queue = list(range(runs))
-    if not alone:
+    if claimants:
         del queue[: min(rivals, len(queue))]  # others were faster
     waiting: list[object] = [SlotOpened(slot) for slot in range(slots)]
     started: list[Attempt] = []

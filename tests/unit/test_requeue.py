@@ -127,10 +127,10 @@ def test_new_jobs_are_like_the_first_ones_but_for_what_is_changed(
     report = send(sweep, replica, states=(*FAILED, "CANCELLED"), changes={"timeout_min": 120, "partition": "long"})
     assert [(sent.run, sent.attempt, sent.batch) for sent in report.sent] == [
         (1, 2, "r1-0"),
-        (4, 2, "r1-0"),
-        (5, 2, "r1-1"),
+        (5, 2, "r1-0"),
+        (4, 2, "r1-1"),  # dealt in turn: runs that took long do not all go into one job
     ]
-    assert [agent.attempts for agent in cluster.agents] == [("1.2", "4.2"), ("5.2",)]
+    assert [agent.attempts for agent in cluster.agents] == [("1.2", "5.2"), ("4.2",)]
     first = cluster.agents[0]
     assert (first.first_run, first.stop_run, first.share_runs, first.parallel_runs_per_node) == (0, 0, False, 2)
     assert (first.timeout_min, cluster.options[0].submitit["partition"]) == (120, "long")
@@ -138,7 +138,7 @@ def test_new_jobs_are_like_the_first_ones_but_for_what_is_changed(
     assert all(queue.read(attempt).reserved for attempt in queue.listing())
     assert sweep.states(replica)[1] == ("PENDING", 2)
     batches = {batch.id: (batch.job_id, batch.attempts) for batch in queries.batches(replica.connection, sweep.id)}
-    assert batches["r1-0"] == ("101", [(1, 2), (4, 2)])
+    assert batches["r1-0"] == ("101", [(1, 2), (5, 2)])
 
 
 def test_the_entry_says_where_and_how_the_run_goes_on(sweep: ActsSweep, replica: Replica, cluster: Cluster) -> None:
@@ -164,7 +164,7 @@ def test_runs_that_wait_for_nobody_are_sent_only_when_asked_for(
         "it waits for nobody; --unfinished sends such runs"
     )
     report = send(sweep, replica, unfinished=True)
-    assert [(sent.run, sent.attempt) for sent in report.sent] == [
+    assert sorted((sent.run, sent.attempt) for sent in report.sent) == [
         *[(1, 2), (4, 2), (6, 2)],
         *[(run, 1) for run in range(7, 12)],
     ]
