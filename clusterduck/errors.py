@@ -18,6 +18,18 @@ class SubmissionError(ClusterduckError):
     """The cluster did not take a job; carries the cluster's own words."""
 
 
+class DoubtfulSubmissionError(SubmissionError):
+    """Nobody knows whether the cluster took a job.
+
+    Attributes:
+        jobs: how many jobs (an array's are submitted as one) this is about, the next of those to be submitted.
+    """
+
+    def __init__(self, message: str, jobs: int = 1) -> None:
+        super().__init__(message)
+        self.jobs = jobs
+
+
 class SlurmError(ClusterduckError):
     """A Slurm command failed, was absent, too slow, or printed what nobody can read."""
 

@@ -111,6 +111,15 @@ class BatchSubmitted(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SubmissionDoubted(Event):
+    """Nobody knows whether the cluster took the job: its answer was lost. What is found later settles it."""
+
+    name: ClassVar[str] = "doubted"
+    batch: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class BatchClosed(Event):
     """A job that is known to be over (or was never taken) without its agents having said so themselves."""
 
@@ -118,6 +127,7 @@ class BatchClosed(Event):
     batch: str
     state: str
     reason: str
+    unsubmitted: bool = False  # it was never taken; void if it shows that it was
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,9 @@
 """Find out which jobs are over without their agents having said so, and put that on record as an act.
 
 Slurm is the truth about jobs, the agents about runs. One look proves nothing: a job counts as over only if two looks
-some seconds apart say so and nothing else was heard in between. What nobody can tell stays unknown. What is found is
-written as a journal of its own, so that the ledger can be folded anew; two processes that find the same write the
-same, and whatever an agent says itself outranks it.
+some seconds apart say so and nothing else was heard in between. What nobody can tell stays as it was last known. What
+is found is written as a journal of its own, so that the ledger can be folded anew; two processes that find the same
+write the same, and whatever an agent says itself outranks it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clusterduck import adopt, lost
-from clusterduck.errors import ClusterduckError
+from clusterduck.errors import ClusterduckError, SlurmError
 from clusterduck.events import AttemptEnded, BatchClosed, Event
 from clusterduck.journal import JournalWriter
 from clusterduck.launch.processes import is_running
@@ -29,7 +29,8 @@ from clusterduck.model import AgentId, Attempt, State
 from clusterduck.paths import LedgerPaths, SweepPaths, require_own, require_own_up_to
 from clusterduck.queue import Claims
 from clusterduck.result import read_report
-from clusterduck.slurm.jobs import ABSENT, UNKNOWN, JobStatus, exit_words, look_up
+from clusterduck.slurm.command import QUICK_S
+from clusterduck.slurm.jobs import ABSENT, OF_ANOTHER, UNKNOWN, JobStatus, exit_words, is_denied, look_up
 from clusterduck.slurm.looks import Key, Looks
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Outlook:
     """What is known of the jobs of all live batches.
 
     Attributes:
-        jobs: each batch's job, as Slurm or this host says.
+        jobs: each batch's job, as Slurm or this host says, or said when it last could be asked.
         over: the batches whose jobs two looks found over.
         trouble: one sentence if Slurm could not be asked.
     """
@@ -92,28 +93,34 @@ class Outlook:
     trouble: str | None = None
 
 
-def look_at_jobs(ledger: Path, replica: Replica) -> Outlook:
-    """Ask about the jobs of all live batches: Slurm in one batched call, unless somebody on this host just did."""
+def look_at_jobs(ledger: Path, replica: Replica, patience_s: float = QUICK_S) -> Outlook:
+    """Ask about the jobs of all live batches: Slurm in one batched call, unless somebody on this host just did.
+
+    Args:
+        ledger: the ledger's path.
+        replica: its replica.
+        patience_s: how long Slurm may take. Who shows something to a person waits a few seconds.
+    """
     live = live_batches(replica.connection)
     if not live:
         return Outlook({}, frozenset())
     looks = Looks(LedgerPaths(ledger).replica_folder / "looks.json")
     of_slurm = {batch.key: batch for batch in live if batch.cluster != "local"}
-    trouble = None
-    if of_slurm:
-        trouble = looks.ask(
-            {key: batch.job_id for key, batch in of_slurm.items()}, lambda: _ask_slurm(of_slurm.values())
-        )
-    looks.note({batch.key: local_status(batch) for batch in live if batch.cluster == "local"})
-    looks.save({batch.key for batch in live})
-    jobs = {
-        batch.key: looks.status(batch.key) or JobStatus(batch.job_id, UNKNOWN, reason="could not be asked about")
-        for batch in live
-    }
+    trouble = looks.look(
+        {key: batch.job_id for key, batch in of_slurm.items()},
+        lambda: _ask_slurm(of_slurm.values(), patience_s),
+        {batch.key: local_status(batch) for batch in live if batch.cluster == "local"},
+        patience_s,
+    )
+    jobs = {batch.key: looks.status(batch.key) or _never_heard(batch) for batch in live}
     over = [
         batch.key for batch in live if _is_confirmed(batch, jobs[batch.key], looks.over_since(batch.key), time.time())
     ]
     return Outlook(jobs, frozenset(over), trouble)
+
+
+def _never_heard(batch: LiveBatch) -> JobStatus:
+    return JobStatus(batch.job_id, UNKNOWN, reason="Slurm has not told of it yet")
 
 
 def close_dead_batches(ledger: Path, replica: Replica, outlook: Outlook | None = None) -> list[str]:
@@ -125,7 +132,8 @@ def close_dead_batches(ledger: Path, replica: Replica, outlook: Outlook | None =
         OSError: if an act could not be written; what was not written will be found again by the next look.
         ClusterduckError: if what was lost could not be sent again; it waits in the queue.
     """
-    adopt.adopt(replica)
+    if outlook is None or outlook.trouble is None:
+        adopt.adopt(replica)
     outlook = outlook or look_at_jobs(ledger, replica)
     if outlook.over:
         replica.catch_up()  # whatever the agents wrote before their jobs ended has priority
@@ -133,7 +141,7 @@ def close_dead_batches(ledger: Path, replica: Replica, outlook: Outlook | None =
     closed: list[str] = []
     roots: dict[str, str] = {}
     for batch in live_batches(replica.connection):
-        if batch.key not in outlook.over:
+        if batch.key not in outlook.over or not _is_sure(batch, outlook.jobs[batch.key]):
             continue
         roots[batch.sweep] = batch.root
         detail = ""
@@ -190,9 +198,9 @@ def _seconds(text: str | None) -> float | None:
     return times.to_seconds(text) if text else None
 
 
-def _ask_slurm(batches: Iterable[LiveBatch]) -> dict[Key, JobStatus]:
+def _ask_slurm(batches: Iterable[LiveBatch], timeout_s: float) -> dict[Key, JobStatus]:
     batches = list(batches)
-    answer = look_up({batch.job_id: batch.submitted_at for batch in batches})
+    answer = look_up({batch.job_id: batch.submitted_at for batch in batches}, timeout_s)
     return {batch.key: answer[batch.job_id] for batch in batches}
 
 
@@ -213,12 +221,22 @@ def local_status(batch: LiveBatch) -> JobStatus:
 
 
 def _is_confirmed(batch: LiveBatch, status: JobStatus, over_since: float | None, now: float) -> bool:
-    if over_since is None or not (status.is_over or status.state == ABSENT):
+    if over_since is None or status.as_of is not None or not (status.is_over or status.state == ABSENT):
         return False
     if status.is_over or batch.cluster == "local":
         return now - over_since >= CONFIRM_S
     heard_at = max((at for at in (batch.heard_at, batch.submitted_at) if at is not None), default=0.0)
     return now - over_since >= CONFIRM_ABSENT_S and now - heard_at >= SILENCE_S
+
+
+def _is_sure(batch: LiveBatch, status: JobStatus) -> bool:
+    """Whether a job that is to be closed because Slurm does not list it is one that Slurm says it does not have."""
+    if batch.cluster == "local" or status.state != ABSENT or status.reason == OF_ANOTHER:
+        return True
+    try:
+        return is_denied(batch.job_id)
+    except SlurmError:
+        return False
 
 
 def _verdict(batch: LiveBatch, status: JobStatus, detail: str) -> tuple[str, str]:

@@ -205,7 +205,12 @@ def _end_of(batch: Batch) -> str:
 def _may_live(connection: sqlite3.Connection, batch: Batch, job: JobStatus | None) -> bool:
     if batch.job_id is not None:
         return job is None or not job.is_over
-    return is_being_submitted(connection, batch)
+    return is_in_doubt(batch) or is_being_submitted(connection, batch)
+
+
+def is_in_doubt(batch: Batch) -> bool:
+    """Whether nobody knows yet if the cluster took a batch's job."""
+    return batch.job_id is None and batch.state == State.PENDING.value and batch.reason is not None
 
 
 def is_being_submitted(connection: sqlite3.Connection, batch: Batch) -> bool:
@@ -246,6 +251,8 @@ def _put_back_by(connection: sqlite3.Connection, sweep: str, live: Collection[st
     """Attempts that an agent of a live batch has put into the queue, and looks for itself."""
     found: dict[Attempt, str] = {}
     for (detail,) in connection.execute(
+    if is_in_doubt(batch):
+        return False
         "SELECT detail FROM act WHERE sweep = ? AND kind = 'requeue' AND json_extract(detail, '$.batch') IS NOT NULL",
         (sweep,),
     ).fetchall():

@@ -48,6 +48,14 @@ def duration(seconds: float | None) -> str:
     return f"{days}d {hour:02}:{minute:02}" if days else f"{hour}:{minute:02}:{second:02}"
 
 
+def age(seconds: float) -> str:
+    """How long ago something was, roughly: ``12 s``, ``3 min``, ``5 h`` or ``4 days``."""
+    for limit, unit, of in ((100.0, "s", 1.0), (6000.0, "min", 60.0), (48 * 3600.0, "h", 3600.0)):
+        if seconds < limit:
+            return f"{max(0.0, seconds) / of:.0f} {unit}"
+    return f"{seconds / 86400:.0f} days"
+
+
 def size(count: float | None) -> str:
     """Bytes as ``812 B``, ``3.4 GiB``; empty for None."""
     if count is None:

@@ -24,6 +24,7 @@ from clusterduck.ledger.queries import SlotNow
 from clusterduck.ledger.replica import Replica
 from clusterduck.paths import LedgerPaths
 from clusterduck.reconcile import close_dead_batches, is_anything_open, look_at_jobs
+from clusterduck.slurm.command import TIMEOUT_S
 from clusterduck_tui.messages import (
     ActivityRead,
     Interest,
@@ -322,7 +323,7 @@ class JobsWatch(threading.Thread):
         """Look once; tells whether there are jobs that live, or may."""
         is_open = is_anything_open(replica.connection)
         if is_open:
-            outlook = look_at_jobs(ledger, replica)
+            outlook = look_at_jobs(ledger, replica, TIMEOUT_S)
             if self._stop.is_set():
                 return True
             self._post(JobsRead(outlook.jobs, outlook.trouble))

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clusterduck import job_words
 from clusterduck.ledger.history import Pace
 from clusterduck.ledger.queries import Batch, Sweep
 from clusterduck.model import FAILED_STATES, State
-from clusterduck.slurm.jobs import ABSENT, UNKNOWN, JobStatus
-from clusterduck.wording import seconds_of
-
-#: An agent that was not heard of for so many seconds may be dead.
-SILENT_S = 90.0
+from clusterduck.slurm.jobs import JobStatus
 
 LIVE = (State.PENDING.value, State.RUNNING.value)
 
@@ -65,34 +61,14 @@ class Known:
 
     def standing(self, batch: Batch) -> tuple[str, str]:
         """A job's state and reason: Slurm's word on one that is not over, else the ledger's."""
-        job = self.jobs.get((batch.sweep, batch.id))
-        if batch.state not in LIVE:
-            return batch.state, batch.reason or ""
-        if job is None:
-            return batch.state, "not submitted" if batch.job_id is None else ""
-        if job.state == UNKNOWN and silence(batch.heartbeat_at) <= SILENT_S:
-            return batch.state, ""  # nobody could ask about its job, but its agent has just said that it is alive
-        if job.is_over:
-            return job.state, f"{job.reason}; the agent has not said so (yet)".removeprefix("; ")
-        return (UNKNOWN if job.state == ABSENT else job.state), job.reason
+        return job_words.standing(batch, self.jobs.get((batch.sweep, batch.id)))
 
     def time_left(self, batch: Batch) -> float | None:
         """Seconds until a job's limit: Slurm's answer, else what its agent was told at its start."""
         job = self.jobs.get((batch.sweep, batch.id))
-        if batch.state != State.RUNNING.value:
-            return None
-        if job is not None and job.time_left_s is not None:
-            return job.time_left_s
-        ends_at = seconds_of(batch.ends_at)
-        return None if ends_at is None else max(0.0, ends_at - time.time())
+        return job_words.time_left(batch, job) if batch.state == State.RUNNING.value else None
 
 
 def failures(sweep: Sweep) -> int:
     """How many of a sweep's runs ended neither well nor by somebody's wish."""
     return sum(sweep.counts.get(state.value, 0) for state in FAILED_STATES)
-
-
-def silence(heard_at: str | None) -> float:
-    """Seconds since an agent was heard of; for ever if it never was."""
-    heard = seconds_of(heard_at)
-    return float("inf") if heard is None else time.time() - heard

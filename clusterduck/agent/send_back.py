@@ -12,7 +12,7 @@ from clusterduck.errors import ClusterduckError
 from clusterduck.events import AgentEnded
 from clusterduck.model import AgentId
 from clusterduck.paths import SweepPaths
-from clusterduck.slurm import jobs
+from clusterduck.slurm import acts
 
 #: What submitit's local executor takes for "start me again" (``submitit.local.local.LOCAL_REQUEUE_RETURN_CODE``).
 START_AGAIN = 144
@@ -44,7 +44,7 @@ def send_back(settings: AgentSettings, agent: AgentId, job_id: str, say: Callabl
     if settings.cluster == "local":
         return START_AGAIN
     try:
-        jobs.requeue(job_id)
+        acts.requeue(job_id)
     except ClusterduckError as error:
         say(f"the job could not be put back into Slurm's queue: {error}")
     return None

@@ -18,6 +18,7 @@ from clusterduck.ledger.replica import Replica
 from clusterduck.paths import LedgerPaths, require_ledger
 from clusterduck.reconcile import close_dead_batches, is_anything_open, look_at_jobs
 from clusterduck.slurm.jobs import JobStatus
+from clusterduck.slurm.command import QUICK_S
 
 #: Seconds to wait for somebody else who is publishing the ledger right now: what they publish is as good as ours.
 PUBLISH_WAIT_S = 1.0
@@ -25,8 +26,9 @@ PUBLISH_WAIT_S = 1.0
 #: Seconds of silent folding, before a word is said.
 PATIENCE_S = 2.0
 
-#: An agent that was not heard of for so many seconds may be dead.
-SILENT_S = 90.0
+
+#: Up to so many sweeps whose folders are gone are told one by one.
+TOLD_SINGLY = 3
 
 
 @dataclass
@@ -53,12 +55,16 @@ class View:
         for problem in report.problems:
             self._narrate_once(problem)
 
-    def look_at_jobs(self) -> None:
-        """Ask about the jobs of live batches, if there are any, and close those that are over; trouble is only said."""
+    def look_at_jobs(self, patience_s: float = QUICK_S) -> None:
+        """Ask about the jobs of live batches, if there are any, and close those that are over; trouble is only said.
+
+        Args:
+            patience_s: how long Slurm may take, before what was last heard of it has to do.
+        """
         if not is_anything_open(self.connection):
             self.jobs = {}
             return
-        outlook = look_at_jobs(self.ledger, self.replica)
+        outlook = look_at_jobs(self.ledger, self.replica, patience_s)
         self.jobs = outlook.jobs
         self.trouble = outlook.trouble
         try:
@@ -69,7 +75,19 @@ class View:
     def narrate_trouble(self) -> None:
         """Say that Slurm could not be asked, for commands that show how jobs stand."""
         if self.trouble is not None:
-            self._narrate_once(self.trouble)
+            self._narrate_once(f"{self.trouble} Jobs are shown as they were when they were last heard of.")
+
+    def narrate_missing(self, sweeps: Collection[str]) -> None:
+        """Say which of the sweeps' folders were moved or deleted, for commands that show what lies there."""
+        missing = standing.missing(self.connection, sorted(sweeps))
+        if len(missing) <= TOLD_SINGLY:
+            for sentence in missing.values():
+                self._narrate_once(sentence)
+        else:
+            self._narrate_once(
+                f"The folders of {len(missing)} sweeps were moved or deleted: {', '.join(missing)}. "
+                "`clusterduck rebuild FOLDER` finds those that were moved, `clusterduck prune` forgets the others."
+            )
 
     def sweep(self, token: str) -> str:
         """The id of the sweep that ``token`` means, with all that is known of it folded.

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Sequence
 from typing import Any
 
+from clusterduck import job_words
 from clusterduck.cli.exit_codes import ExitCode
-from clusterduck.cli.looking import SILENT_S, View, opened
+from clusterduck.cli.looking import View, opened
 from clusterduck.cli.output import Output, narrate
 from clusterduck.cli.table import Column
 from clusterduck.ledger import queries
 from clusterduck.ledger.overrides import as_dict
 from clusterduck.ledger.queries import Agent, SlotNow
-from clusterduck.wording import duration, elapsed, ids, percent, seconds_of, size
+from clusterduck.wording import duration, elapsed, ids, percent, size
 
 _COLUMNS = (
     Column("slot", right=True),
@@ -57,12 +57,7 @@ def execute(options: argparse.Namespace) -> ExitCode:
 
 
 def _time_left(agent: Agent, view: View) -> float | None:
-    """Seconds until the job's limit: Slurm's answer, else what the agent was told at its start."""
-    job = view.jobs.get((agent.sweep, agent.batch))
-    if job is not None and job.time_left_s is not None:
-        return job.time_left_s
-    ends_at = seconds_of(agent.ends_at)
-    return None if ends_at is None else max(0.0, ends_at - time.time())
+    return job_words.time_left(agent, view.jobs.get((agent.sweep, agent.batch)))
 
 
 def _row(agent: Agent, slots: Sequence[SlotNow], view: View) -> dict[str, Any]:
@@ -104,8 +99,8 @@ def _row(agent: Agent, slots: Sequence[SlotNow], view: View) -> dict[str, Any]:
 
 def _print(output: Output, agent: Agent, slots: Sequence[SlotNow], varying: Sequence[str], view: View) -> None:
     left = _time_left(agent, view)
-    heard = seconds_of(agent.heartbeat_at or agent.started_at)
-    silence = 0.0 if heard is None else time.time() - heard
+    heard_at = agent.heartbeat_at or agent.started_at
+    silence = 0.0 if heard_at is None else job_words.silence(heard_at)
     busy = sum(slot.run is not None for slot in slots)
     words = [
         agent.host or "a node that has not reported yet",
@@ -114,7 +109,7 @@ def _print(output: Output, agent: Agent, slots: Sequence[SlotNow], varying: Sequ
         f"CPU {percent(agent.cpu_percent)}" if agent.cpu_percent is not None else "",
         f"memory {size(agent.memory_bytes)}" if agent.memory_bytes is not None else "",
         f"{duration(left)} left" if left is not None else "",
-        f"not heard of for {duration(silence)}" if silence > SILENT_S else "",
+        f"not heard of for {duration(silence)}" if silence > job_words.SILENT_S else "",
     ]
     output.line("  ".join(word for word in words if word))
     rows = [

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from clusterduck import standing
+from clusterduck import job_words, standing
 from clusterduck.cli.exit_codes import ExitCode
-from clusterduck.cli.looking import SILENT_S, View, opened
+from clusterduck.cli.looking import View, opened
 from clusterduck.cli.output import Output, narrate
 from clusterduck.cli.table import Column
 from clusterduck.ledger import queries
 from clusterduck.ledger.queries import Batch, Sweep
 from clusterduck.model import State
-from clusterduck.slurm.jobs import ABSENT, UNKNOWN, JobStatus
-from clusterduck.wording import duration, iso, local_time, seconds_of
+from clusterduck.slurm.jobs import JobStatus
+from clusterduck.wording import duration, iso, local_time
 
 _LIVE = (State.PENDING.value, State.RUNNING.value)
 
@@ -33,6 +32,7 @@ def execute(options: argparse.Namespace) -> ExitCode:
             sweeps = [queries.sweep(view.connection, sweep)]
             batches = queries.batches(view.connection, sweep)
         view.narrate_trouble()
+        view.narrate_missing([sweep.id for sweep in sweeps])
         output = Output()
         if options.json:
             output.json(_row(sweep, batches, view) for sweep in sweeps)
@@ -71,7 +71,8 @@ def _row(sweep: Sweep, batches: Sequence[Batch], view: View) -> dict[str, Any]:
 
 
 def _batch_row(batch: Batch, view: View) -> dict[str, Any]:
-    """A batch for programs: ``state`` is the ledger's, ``job_state`` what Slurm (or this host) says of its job now."""
+    """A batch for programs: ``state`` is the ledger's, ``job_state`` what Slurm (or this host) says of its job now, or
+    said at ``job_state_as_of`` if it cannot be asked now."""
     job = view.jobs.get((batch.sweep, batch.id)) if batch.state in _LIVE else None
     return {
         "batch": batch.id,
@@ -82,6 +83,7 @@ def _batch_row(batch: Batch, view: View) -> dict[str, Any]:
         "job_id": batch.job_id,
         "job_state": None if job is None else job.state,
         "job_reason": (job.reason or None) if job is not None else None,
+        "job_state_as_of": None if job is None else iso(job.as_of),
         "start_estimate": None if job is None else iso(job.start_estimate),
         "time_left_s": _time_left(batch, job),
         "host": batch.host,
@@ -103,13 +105,7 @@ def _batch_row(batch: Batch, view: View) -> dict[str, Any]:
 
 
 def _time_left(batch: Batch, job: JobStatus | None) -> float | None:
-    """Seconds until the job's limit: Slurm's answer, else what the agent was told at its start."""
-    if batch.state not in _LIVE or (job is not None and job.is_over):
-        return None
-    if job is not None and job.time_left_s is not None:
-        return job.time_left_s
-    ends_at = seconds_of(batch.ends_at)
-    return None if ends_at is None else max(0.0, ends_at - time.time())
+    return job_words.time_left(batch, job) if batch.state in _LIVE else None
 
 
 def _print_sweeps(output: Output, sweeps: Sequence[Sweep]) -> None:
@@ -156,7 +152,7 @@ def _print_batches(output: Output, batches: Sequence[Batch], view: View) -> None
     rows = []
     for batch in batches:
         job = view.jobs.get((batch.sweep, batch.id)) if batch.state in _LIVE else None
-        state, reason = _standing(batch, job)
+        state, reason = job_words.standing(batch, job)
         first, stop = batch.first_run or 0, batch.stop_run or 0
         rows.append(
             [
@@ -173,21 +169,3 @@ def _print_batches(output: Output, batches: Sequence[Batch], view: View) -> None
             ]
         )
     output.table(columns, rows)
-
-
-def _standing(batch: Batch, job: JobStatus | None) -> tuple[str, str]:
-    """The state and reason to show: Slurm's word on a job that is not over, else the ledger's."""
-    if batch.state not in _LIVE:
-        return batch.state, batch.reason or ""
-    if job is None:
-        return batch.state, "not submitted" if batch.job_id is None else ""
-    if job.state == UNKNOWN and _is_heard_of(batch):
-        return batch.state, ""  # nobody could ask about its job, but its agent has just said that it is alive
-    if job.is_over:
-        return job.state, f"{job.reason}; another look will confirm it".removeprefix("; ")
-    return (UNKNOWN if job.state == ABSENT else job.state), job.reason
-
-
-def _is_heard_of(batch: Batch) -> bool:
-    heard = seconds_of(batch.heartbeat_at)
-    return heard is not None and time.time() - heard <= SILENT_S

@@ -20,6 +20,8 @@ from clusterduck.ledger import queries, times
 from clusterduck.ledger.queries import Sweep
 from clusterduck.model import State
 
+from clusterduck.paths import SweepPaths
+from clusterduck.slurm.command import QUICK_S, TIMEOUT_S
 #: For how long runs must have waited for nobody before the sweep is taken to be stuck, in seconds: somebody may be
 # about  to submit a job for what was lost.
 STUCK_S = 15.0
@@ -91,7 +93,7 @@ class _Wait:
         asks = time.monotonic() - self._asked_at >= ASK_EVERY_S
         if asks:
             self._asked_at = time.monotonic()
-            self._view.look_at_jobs()
+            self._view.look_at_jobs(TIMEOUT_S if self._timeout_s is None else QUICK_S)
         sweep = queries.sweep(self._view.connection, self._sweep)
         pending, running, completed = (
             sweep.counts[state.value] for state in (State.PENDING, State.RUNNING, State.COMPLETED)

@@ -16,8 +16,8 @@ from typing import Any
 
 from clusterduck import identity
 from clusterduck.agent.settings import AgentSettings
-from clusterduck.errors import ConfigError, JournalError, NotFoundError, SubmissionError
-from clusterduck.events import BatchClosed, BatchPlanned, BatchSubmitted, Event
+from clusterduck.errors import ConfigError, DoubtfulSubmissionError, JournalError, NotFoundError, SubmissionError
+from clusterduck.events import BatchClosed, BatchPlanned, BatchSubmitted, Event, SubmissionDoubted
 from clusterduck.journal import JournalWriter
 from clusterduck.launch import plan
 from clusterduck.launch.agents import settings_for
@@ -148,7 +148,7 @@ class Again:
             for batch, home in zip(batches, homes, strict=True)
         ]
         why = "it was interrupted before its job was submitted"
-        taken = 0
+        taken = doubtful = 0
         try:
             for array in _submit(options, agents, launch.python):
                 new = list(zip(batches[taken:], homes[taken:], array, strict=False))
@@ -157,12 +157,10 @@ class Again:
                 yield from (Job(batch, job_id, options.cluster, home) for batch, home, (job_id, _) in new)
         except Exception as error:
             why = str(error)
+            doubtful = error.jobs if isinstance(error, DoubtfulSubmissionError) else 0
             raise
         finally:
-            if taken < len(batches):
-                self.record(
-                    *(BatchClosed(batch=batch, state=State.FAILED.value, reason=why) for batch in batches[taken:])
-                )
+            self.record(*left_over(batches[taken:], why, doubtful))
 
     def close(self) -> None:
         """Say that nothing follows.
@@ -171,6 +169,15 @@ class Again:
             OSError: if that could not be written.
         """
         self._journal.close()
+
+
+def left_over(batches: Sequence[str], why: str, doubtful: int) -> Iterator[SubmissionDoubted | BatchClosed]:
+    """What to put on record of batches that have no job for a reason; of the first ``doubtful`` that is not certain."""
+    for index, batch in enumerate(batches):
+        if index < doubtful:
+            yield SubmissionDoubted(batch=batch, reason=why)
+        else:
+            yield BatchClosed(batch=batch, state=State.FAILED.value, reason=why, unsubmitted=True)
 
 
 def _planned(batch: str, launch: Launched, home: Sequence[Attempt]) -> BatchPlanned:

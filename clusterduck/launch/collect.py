@@ -10,6 +10,7 @@ from typing import Protocol
 
 from hydra.core.utils import JobReturn
 
+from clusterduck.events import BatchClosed
 from clusterduck.launch import answers
 from clusterduck.launch.plan import Batch
 from clusterduck.launch.processes import is_running
@@ -30,6 +31,9 @@ LOOK_AT_ALL_EVERY_S = 5.0
 #: about it. The first is asked at once.
 SILENCE_S = 15.0
 ASK_EVERY_S = 30.0
+
+#: The same between two questions about a job of which nobody knows whether Slurm took it.
+ASK_DOUBTFUL_EVERY_S = 5.0
 
 #: The same between two questions about a local job whose process is gone.
 ASK_LOCAL_EVERY_S = 3.0
@@ -119,9 +123,14 @@ class Collector:
             for agent in self._watch.batches[batch.id].agents.values()
             if agent.failed
         ]
+        said += [closed.reason for closed in self._closings() if closed is not None]
         return (
             f"the job that was to execute it is over: {said[0]}" if said else "the job that was to execute it is over"
         )
+
+    def _closings(self) -> list[BatchClosed | None]:
+        """What was concluded of each batch, by whoever looked after it."""
+        return [self._watch.batches[batch.id].closed for batch in self._batches if batch.id in self._watch.batches]
 
     def _look(self) -> None:
         now = time.monotonic()
@@ -139,6 +148,8 @@ class Collector:
         every = None
         for batch in self._batches:
             view = self._watch.batches.get(batch.id)
+            if view is not None and view.doubted is not None and view.submitted is None and not view.is_over:
+                every = min(every or ASK_DOUBTFUL_EVERY_S, ASK_DOUBTFUL_EVERY_S)
             if view is None or view.is_over or view.submitted is None:
                 continue
             submitted = view.submitted
@@ -183,7 +194,7 @@ class Collector:
         now = time.monotonic()
         if self._idle_since is None:
             self._idle_since = now
-        closed = all(self._watch.batches[batch.id].closed is not None for batch in self._batches)
+        closed = all(self._closings())
         if not closed and now - self._idle_since < RESTART_PATIENCE_S:
             return True
         others = [view for batch, view in self._watch.batches.items() if not view.is_over]
@@ -225,11 +236,12 @@ def _close_dead_batches(ledger: Path, sweep: str) -> bool:
     """
     from clusterduck.ledger.replica import Replica
     from clusterduck.reconcile import close_dead_batches, look_at_jobs
+    from clusterduck.slurm.command import TIMEOUT_S
 
     try:
         with Replica.open(ledger) as replica:
             replica.catch_up()
-            outlook = look_at_jobs(ledger, replica)
+            outlook = look_at_jobs(ledger, replica, TIMEOUT_S)
             for closed in close_dead_batches(ledger, replica, outlook):
                 if closed.partition(" ")[0] == sweep:
                     log.warning("The job of batch %s is over without having said so.", closed)

@@ -164,6 +164,8 @@ def _why_live(owner: Owner, paths: SweepPaths) -> str | None:
 def _why_batch_lives(batch: BatchView) -> str | None:
     heard = time.time() - batch.heard_at
     submitted = batch.submitted
+    if submitted is None and batch.doubted is not None:
+        return "may be in Slurm's queue, which `clusterduck status` finds out"
     if submitted is None:
         return "has an agent that was heard of a moment ago" if heard < SILENCE_S else None
     if submitted.cluster == "local":

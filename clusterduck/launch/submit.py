@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import io
 import json
 import os
 import pickle
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,15 @@ from submitit.slurm import slurm
 
 from clusterduck.agent.main import AgentJob
 from clusterduck.agent.settings import AgentSettings
-from clusterduck.errors import SubmissionError
+from clusterduck.errors import DoubtfulSubmissionError, SlurmError, SubmissionError
 from clusterduck.launch.options import SHARED, Options
 from clusterduck.paths import require_own
-from clusterduck.slurm.limits import Limits, limits, what_helps
+from clusterduck.slurm.limits import Limits, limits
+from clusterduck.slurm.sbatch import jobs_of_scripts, sbatch
+
+#: For how long, and how often, Slurm is asked about a job of which sbatch left open whether it was taken, in seconds.
+PATIENCE_S = 30.0
+_ASK_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -65,12 +71,22 @@ def sbatch_file(options: Options, jobs: int) -> str:
     return str(slurm._make_sbatch_string(command=command, folder=folder, **arguments))
 
 
-def submit_to_slurm(options: Options, agents: Sequence[AgentSettings]) -> Iterator[list[Submitted]]:
+def submit_to_slurm(
+    options: Options, agents: Sequence[AgentSettings], tell: Callable[[str], None] = lambda _: None
+) -> Iterator[list[Submitted]]:
     """Submit a job for each; several go as one array, or as a few where Slurm does not take so large a one, each of
     which is yielded.
 
+    Where sbatch leaves open whether Slurm took the jobs, Slurm is asked for a while.
+
+    Args:
+        options: the launch's.
+        agents: what each job's agents need.
+        tell: is told in a sentence what takes time.
+
     Raises:
-        SubmissionError: with sbatch's own words, if it refuses, or answers what nobody can read.
+        SubmissionError: with sbatch's own words, if it refuses.
+        DoubtfulSubmissionError: if nobody can tell whether Slurm took the jobs that were to be yielded next.
     """
     most = limits() if len(agents) > 1 else Limits()
     if most.jobs is not None and len(agents) > most.jobs:
@@ -80,21 +96,91 @@ def submit_to_slurm(options: Options, agents: Sequence[AgentSettings]) -> Iterat
         )
     executor = _slurm_executor(options)
     for start in range(0, len(agents), most.array_size):
-        words = io.StringIO()  # submitit prints what sbatch says, unread; we say it ourselves
+        yield _submit(executor, agents[start : start + most.array_size], tell)
+
+
+def _submit(executor: Any, agents: Sequence[AgentSettings], tell: Callable[[str], None]) -> list[Submitted]:
+    """Submit one script, as submitit does, but its name is also in those of the pickles: so whoever finds the job in
+    Slurm's queue knows what it is to do, even if nobody else does any more."""
+    folder = Path(script_folder(executor.folder))
+    name = uuid.uuid4().hex
+    script = folder / f".submission_file_{name}.sh"
+    parameters = dict(executor.parameters)
+    if len(agents) > 1:
+        parameters["map_count"] = len(agents)
+    try:
+        for index, agent in enumerate(agents):
+            submission = utils.DelayedSubmission(AgentJob(agent))
+            submission.set_timeout(parameters.get("time", 5), executor.max_num_timeout)
+            submission.dump(folder / f"{name}.{index}.pkl")
+        script.write_text(
+            slurm._make_sbatch_string(command=executor._submitit_command_str, folder=executor.folder, **parameters)
+        )
+    except OSError as error:
+        raise SubmissionError(f"submitit's folder cannot be written: {error}") from None
+    try:
+        base = _hand_over(script, tell)
+    except DoubtfulSubmissionError as error:
+        raise DoubtfulSubmissionError(str(error), len(agents)) from None
+    jobs = [base] if len(agents) == 1 else [f"{base}_{index}" for index in range(len(agents))]
+    return [_provide(executor.folder, script, index, job) for index, job in enumerate(jobs)]
+
+
+def _hand_over(script: Path, tell: Callable[[str], None]) -> str:
+    """Have sbatch take the script, or find that Slurm has it; the job's id."""
+    patience_s = PATIENCE_S
+    try:
+        return sbatch(script)
+    except DoubtfulSubmissionError as error:
+        why = str(error).rstrip(". ")
+        tell(f"{why}. Slurm is asked for up to {patience_s:g} s whether it has the job all the same.")
+    except KeyboardInterrupt:
+        why, patience_s = "sbatch was interrupted before it had answered", 0.0
+    until = time.monotonic() + patience_s
+    while True:
         try:
-            with contextlib.redirect_stderr(words):
-                jobs = _submit(executor, agents[start : start + most.array_size])
-        except utils.FailedJobError as error:
-            said = _plain(str(error) or words.getvalue())
-            raise SubmissionError(f"sbatch refused the job: {said} {what_helps(said)}".rstrip()) from None
-        except utils.FailedSubmissionError as error:
-            raise SubmissionError(f"sbatch gave no job id: {_plain(str(error))}") from None
-        except OSError as error:
-            raise SubmissionError(f"sbatch could not be run: {error}") from None
-        yield [Submitted(str(job.job_id), str(job.paths.folder)) for job in jobs]
+            for job, (path, _) in jobs_of_scripts(str(script.parent)).items():
+                if os.path.basename(path) == script.name:
+                    return job.partition("_")[0]
+            state = "Slurm does not show it so far"
+            if time.monotonic() < until:
+                time.sleep(_ASK_EVERY_S)
+        except SlurmError as error:
+            state = f"Slurm cannot be asked: {str(error).rstrip('.')}"
+            if time.monotonic() < until:
+                time.sleep(_ASK_EVERY_S)
+        except KeyboardInterrupt:
+            until = 0.0
+        if time.monotonic() >= until:
+            break
+    raise DoubtfulSubmissionError(
+        f"Nobody knows whether Slurm has taken the job: {why}. {state}. `clusterduck status` takes it over once Slurm "
+        f"shows it, or puts on record that it was never taken."
+    )
 
 
-def _slurm_executor(options: Options) -> submitit.AutoExecutor:
+def _provide(submitit_folder: Path | str, script: Path, index: int, job: str) -> Submitted:
+    """Put the pickle of a job to where that waits for it, for a minute, before it fails."""
+    paths = utils.JobPaths(submitit_folder, job)
+    pickled = script.parent / f"{_name_of(script.name)}.{index}.pkl"
+    with contextlib.suppress(FileNotFoundError):  # somebody else found the job in Slurm's queue and has done it
+        paths.move_temporary_file(pickled, "submitted_pickle")
+    if index == 0 and not script.is_symlink():
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
+            utils.JobPaths(submitit_folder, job.partition("_")[0]).move_temporary_file(
+                script, "submission_file", keep_as_symlink=True
+            )
+    return Submitted(job, str(paths.folder))
+
+
+def _name_of(script: str) -> str | None:
+    """What a script of ours and its pickles share in their names."""
+    match = re.fullmatch(r"\.submission_file_([0-9a-f]{32})\.sh", script)
+    return match[1] if match else None
+
+
+def _slurm_executor(options: Options) -> Any:
+    """submitit's own Slurm executor, which knows what is to stand in the script."""
     special: dict[str, Any] = {} if options.python is None else {"slurm_python": options.python}
     try:
         _make_private(options.submitit_folder)
@@ -106,12 +192,7 @@ def _slurm_executor(options: Options) -> submitit.AutoExecutor:
         raise SubmissionError(f"submitit's folder cannot be written: {error}") from None
     except (ValueError, NameError, AssertionError, TypeError, RuntimeError) as error:
         raise SubmissionError(f"submitit does not take these options of hydra.launcher: {error}") from None
-    return executor
-
-
-def _submit(executor: submitit.AutoExecutor, agents: Sequence[AgentSettings]) -> list[Any]:
-    with executor.batch():
-        return [executor.submit(AgentJob(agent)) for agent in agents]
+    return executor._executor
 
 
 def find_submitted(submitit_folder: str, root: str) -> dict[str, tuple[float, Submitted]]:
@@ -137,36 +218,28 @@ def find_submitted(submitit_folder: str, root: str) -> dict[str, tuple[float, Su
 
 
 def finish_submission(
-    submitit_folder: str, root: str, batches: Sequence[str], jobs: Mapping[str, float | None]
+    submitit_folder: str, root: str, jobs: Mapping[str, tuple[str, float | None]]
 ) -> dict[str, tuple[float, Submitted]]:
-    """Do what submitit does after sbatch has answered, for a launcher that was killed before: give each job its pickle.
-
-    A job waits for that for a minute before it fails.
+    """Do what is left to do after sbatch has answered, for a launcher that never heard it: give each job its pickle.
 
     Args:
         submitit_folder: as the launcher's option has it, absolute.
         root: the sweep's root folder.
-        batches: all batches of that launch in the order in which they were submitted.
-        jobs: those of Slurm's jobs that nobody has on record, with the times at which they were submitted.
+        jobs: Slurm's jobs with their scripts, and the times at which they were submitted.
+
+    Returns:
+        By batch, when it was submitted, and the job.
     """
-    if len({job.partition("_")[0] for job in jobs}) != 1:
-        return {}  # none, or nobody knows whose they are
-    base = next(iter(jobs)).partition("_")[0]
-    waiting = {}
-    for path in utils.JobPaths.get_first_id_independent_folder(submitit_folder).glob("*.pkl"):
-        batch = _batch_in(path, root) if re.fullmatch("[0-9a-f]{32}", path.stem) else None
-        if batch is not None and batch in batches:
-            waiting[batches.index(batch)] = path
-    # An array's pickles are made when it is submitted, and moved in order: its first batch has been moved, or waits.
-    moved = _batch_in(utils.JobPaths(submitit_folder, f"{base}_0").submitted_pickle, root)
-    start = batches.index(moved) if moved in batches else min(waiting, default=0)
+    folder = Path(script_folder(submitit_folder))
     found = {}
-    for index, path in waiting.items():
-        batch, job = batches[index], base if base in jobs else f"{base}_{index - start}"
-        if job in jobs:
-            paths = utils.JobPaths(submitit_folder, job)
-            paths.move_temporary_file(path, "submitted_pickle")
-            found[batch] = (jobs[job] or paths.submitted_pickle.stat().st_mtime, Submitted(job, str(paths.folder)))
+    for job, (path, submitted_at) in jobs.items():
+        script = folder / os.path.basename(path)
+        index = int(job.partition("_")[2] or 0)
+        pickled = folder / f"{_name_of(script.name)}.{index}.pkl"
+        batch = _batch_in(pickled, root)
+        if batch is not None:
+            at = submitted_at or pickled.stat().st_mtime
+            found[batch] = at, _provide(submitit_folder, script, index, job)
     return found
 
 
@@ -191,13 +264,6 @@ def _batch_in(path: Path, root: str) -> str | None:
     except Exception:  # being written, of another program, or of another version: no news to us
         return None
     return job.settings.batch if isinstance(job, AgentJob) and job.settings.sweep_root == root else None
-
-
-def _plain(words: str) -> str:
-    """A command's words in one line, without anything that a terminal would take for a command."""
-    from clusterduck.slurm.command import clean
-
-    return " ".join(clean(words.encode("utf-8", "replace"))) or "it said nothing"
 
 
 def main() -> None:

@@ -25,10 +25,11 @@ from omegaconf import DictConfig, OmegaConf
 import clusterduck
 from clusterduck import git, identity
 from clusterduck.agent.settings import AgentSettings
-from clusterduck.errors import ClusterduckError, ConfigError, SubmissionError
+from clusterduck.errors import ClusterduckError, ConfigError, DoubtfulSubmissionError, SubmissionError
 from clusterduck.events import (
     BatchClosed,
     BatchPlanned,
+    Event,
     BatchSubmitted,
     LaunchEnded,
     LaunchStarted,
@@ -36,6 +37,7 @@ from clusterduck.events import (
     RunsPlanned,
 )
 from clusterduck.journal import JournalWriter
+from clusterduck.launch.again import left_over
 from clusterduck.launch import earlier, freeze, owner, plan, register, show, sweepers
 from clusterduck.launch.agents import settings_for
 from clusterduck.launch.answers import SubmittedRun
@@ -129,12 +131,13 @@ class Sweep:
         launch, jobs = self._submit(first, runs, planned)
         self._next_run = first + len(runs)
         register.publish(self._ledger)
-        log.info(
-            "Submitted %s. Follow with %s, stop with %s.",
-            show.job_names(jobs),
-            show.how_to_follow(self._sweep),
-            show.how_to_stop(self._options, jobs),
-        )
+        if jobs:
+            log.info(
+                "Submitted %s. Follow with %s, stop with %s.",
+                show.job_names(jobs),
+                show.how_to_follow(self._sweep),
+                show.how_to_stop(self._options, jobs),
+            )
         if not self._options.wait_for_completion:
             return [SubmittedRun(overrides=run) for run in runs]
         return self._wait(launch, first, runs, planned, jobs)
@@ -160,7 +163,8 @@ class Sweep:
             runs,
             planned,
             lambda agents: (
-                [(job.job_id, job.folder) for job in array] for array in submit_to_slurm(self._options, agents)
+                [(job.job_id, job.folder) for job in array]
+                for array in submit_to_slurm(self._options, agents, log.warning)
             ),
         )
 
@@ -180,6 +184,7 @@ class Sweep:
             raise SubmissionError(
                 f"The plan of the sweep cannot be written, so nothing was submitted: {error}"
             ) from None
+        doubtful = 0
         jobs: list[str] = []
         why = "the launch was interrupted before its job was submitted"
         try:
@@ -188,12 +193,17 @@ class Sweep:
                 for job, folder in taken:
                     journal.append([self._batch_submitted(planned[len(jobs)], job, folder)])
                     jobs.append(job)
+        except DoubtfulSubmissionError as error:
+            why, doubtful = str(error), error.jobs
+            if not self._options.wait_for_completion:
+                raise
+            log.warning(why)
                 journal.flush(sync=True)
         except Exception as error:
             why = str(error)
             raise
         finally:
-            journal.append(_closing(planned[len(jobs) :], why))
+            journal.append(_closing(planned[len(jobs) :], why, doubtful))
             journal.append([LaunchEnded(launch=number)])
             journal.close()
             if len(jobs) < len(planned):
@@ -379,12 +389,11 @@ def _code_folder(function: TaskFunction, cwd: str) -> str:
     return os.path.dirname(script) if script is not None else cwd
 
 
-def _closing(left: Sequence[plan.Batch], why: str) -> Iterator[BatchClosed | RunsClosed]:
-    """That these batches and their runs will never start."""
-    for batch in left:
-        yield BatchClosed(batch=batch.id, state=State.FAILED.value, reason=why)
-    if left:
-        ranges = [(batch.first, batch.stop) for batch in left]
+def _closing(left: Sequence[plan.Batch], why: str, doubtful: int) -> Iterator[Event]:
+    """That these batches and their runs will never start, except the first so many, which may."""
+    yield from left_over([batch.id for batch in left], why, doubtful)
+    ranges = [(batch.first, batch.stop) for batch in left[doubtful:]]
+    if ranges:
         yield RunsClosed(ranges=ranges, state=State.FAILED.value, reason=why)
 
 

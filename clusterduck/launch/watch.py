@@ -25,6 +25,7 @@ from clusterduck.events import (
     JournalClosed,
     LaunchStarted,
     RunsClosed,
+    SubmissionDoubted,
 )
 from clusterduck.model import State
 from clusterduck.paths import SweepPaths
@@ -65,8 +66,15 @@ class BatchView:
 
     nodes: int = 1
     submitted: BatchSubmitted | None = None
-    closed: BatchClosed | None = None
+    doubted: SubmissionDoubted | None = None
+    closing: BatchClosed | None = None
     agents: dict[tuple[int, int], AgentView] = field(default_factory=dict)
+
+    @property
+    def closed(self) -> BatchClosed | None:
+        """What was concluded of its end; nothing if it was that no job was taken, and there is one."""
+        closing = self.closing
+        return None if closing is not None and closing.unsubmitted and (self.submitted or self.agents) else closing
 
     @property
     def restart(self) -> int:
@@ -190,7 +198,9 @@ class Watch:
             case BatchSubmitted():
                 self._batch(event.batch).submitted = event
             case BatchClosed():
-                self._batch(event.batch).closed = event
+                self._batch(event.batch).closing = event
+            case SubmissionDoubted():
+                self._batch(event.batch).doubted = event
             case RunsClosed() | AttemptsRequeued() | AttemptsCancelled():
                 self._take_act(event)
             case AttemptStarted():

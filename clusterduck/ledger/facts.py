@@ -111,6 +111,7 @@ class _Facts:
 
     def batch_submitted(self, event: events.BatchSubmitted) -> None:
         row = self._changes.batches.change(event.batch)
+        self._changes.unsettled.add(event.batch)
         row.cluster, row.job_id = event.cluster, event.job_id
         row.submit_host, row.submitted_at = event.host, times.to_text(event.time)
         row.log_folder = self._changes.paths.place(event.log_dir)
@@ -119,7 +120,14 @@ class _Facts:
 
     def batch_closed(self, event: events.BatchClosed) -> None:
         self._changes.batches.change(event.batch)
-        self._act(event, "batch_closed", batch=event.batch, state=State(event.state).value, reason=event.reason)
+        detail = json.dumps({"unsubmitted": True}) if event.unsubmitted else None
+        state = State(event.state).value
+        self._act(event, "batch_closed", batch=event.batch, state=state, reason=event.reason, detail=detail)
+        self._changes.unsettled.add(event.batch)
+
+    def submission_doubted(self, event: events.SubmissionDoubted) -> None:
+        self._changes.batches.change(event.batch)
+        self._act(event, "batch_doubted", batch=event.batch, reason=event.reason)
         self._changes.unsettled.add(event.batch)
 
     def runs_closed(self, event: events.RunsClosed) -> None:
@@ -324,6 +332,7 @@ _HANDLERS: dict[type[Event], Callable[[_Facts, Any], None]] = {
     events.RunsPlanned: _Facts.runs_planned,
     events.BatchPlanned: _Facts.batch_planned,
     events.BatchSubmitted: _Facts.batch_submitted,
+    events.SubmissionDoubted: _Facts.submission_doubted,
     events.BatchClosed: _Facts.batch_closed,
     events.RunsClosed: _Facts.runs_closed,
     events.AttemptsRequeued: _Facts.attempts_requeued,

@@ -50,8 +50,17 @@ def agent_end(agent: AgentRow, closings: Iterable[Closing], agents: Iterable[Age
     return _first_not_outlived(ends, agent.seen_at)
 
 
-def settle_batch(batch: BatchRow, agents: Sequence[AgentRow], closings: Iterable[Closing]) -> None:
-    """Set how a batch stands: by the agents of its last restart, and by what was concluded of it."""
+def settle_batch(
+    batch: BatchRow, agents: Sequence[AgentRow], closings: Iterable[Closing], doubt: str | None = None
+) -> None:
+    """Set how a batch stands: by the agents of its last restart, and by what was concluded of it.
+
+    Args:
+        batch: the batch.
+        agents: all its agents.
+        closings: what was concluded.
+        doubt: why nobody knows whether its job was taken, if so: the reason of one that is not over.
+    """
     restart = max((agent.restart for agent in agents), default=0)
     current = [agent for agent in agents if agent.restart == restart]
     told = min((agent for agent in current if agent.job_id is not None), key=lambda agent: agent.node, default=None)
@@ -71,7 +80,7 @@ def settle_batch(batch: BatchRow, agents: Sequence[AgentRow], closings: Iterable
     if closing is not None:
         batch.ended_at, batch.state, batch.reason = closing
     else:
-        batch.state = State.RUNNING.value if current else State.PENDING.value
+        batch.state, batch.reason = State.RUNNING.value if current else State.PENDING.value, doubt
 
 
 def is_told_better(event: AttemptEnded, attempt: AttemptRow) -> bool:

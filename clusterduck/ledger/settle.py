@@ -79,11 +79,19 @@ def _sweep(changes: Changes) -> None:
 def _batch(changes: Changes, batch_id: str) -> None:
     """Settle a batch and its agents."""
     agents = changes.agents.where("batch = ?", (batch_id,), lambda agent: agent.batch == batch_id)
+    row = changes.batches.change(batch_id)
     found = changes.connection.execute(
-        "SELECT at, state, reason FROM act WHERE sweep = ? AND kind = 'batch_closed' AND batch = ?",
+        "SELECT at, state, reason, kind, detail FROM act WHERE sweep = ? AND batch = ? "
+        "AND kind IN ('batch_closed', 'batch_doubted') ORDER BY at, reason",
         (changes.sweep, batch_id),
     ).fetchall()
-    closings = [Closing(*row) for row in found]
+    was_taken = bool(agents) or row.submitted_at is not None
+    closings = [
+        Closing(at, state, reason)
+        for at, state, reason, kind, detail in found
+        if kind == "batch_closed" and not (was_taken and detail is not None)
+    ]
+    doubts = [reason for _, _, reason, kind, _ in found if kind == "batch_doubted"]
     for agent in agents:
         if agent.exit_code is not None:
             continue
@@ -93,7 +101,7 @@ def _batch(changes: Changes, batch_id: str) -> None:
             changes.agents.change(agent.batch, agent.restart, agent.node)
             agent.ended_at, agent.state, agent.reason = at, state, reason
             changes.over.add((agent.batch, agent.restart, agent.node))
-    rules.settle_batch(changes.batches.change(batch_id), agents, closings)
+    rules.settle_batch(row, agents, closings, None if was_taken else next(iter(doubts), None))
     restart = max((agent.restart for agent in agents if agent.started_at is not None), default=0)
     if restart:
         changes.restarts[batch_id] = restart

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from clusterduck.errors import SlurmError
 from clusterduck.slurm.command import TIMEOUT_S, require, run
-from clusterduck.slurm.jobs import is_job_id
+from clusterduck.slurm.jobs import checked
 
 #: Jobs to a call, so that the list stays far below the longest argument that Linux takes.
 _JOBS_PER_CALL = 2000
 
 
 def scancel(
-    jobs: Iterable[str], signal: str | None = None, *, full: bool = False, timeout_s: float = TIMEOUT_S
+    jobs: Iterable[str],
+    signal: str | None = None,
+    *,
+    full: bool = False,
+    waiting_only: bool = False,
+    timeout_s: float = TIMEOUT_S,
 ) -> None:
     """End jobs, or only send a signal to those that run.
 
@@ -21,13 +25,15 @@ def scancel(
         jobs: their ids.
         signal: its name without SIG; None: end the jobs, also those that wait.
         full: whether the batch script gets the signal too, not only the steps (where the agents are).
+        waiting_only: leave those alone that have begun.
         timeout_s: for each call of the command.
 
     Raises:
         SlurmError: if it failed, or one of the ids is none. Ending a job that is over already is no failure.
     """
-    wanted = [_checked(job) for job in jobs]
+    wanted = [checked(job) for job in jobs]
     options = [] if signal is None else [f"--signal={signal}", *(["--full"] if full else [])]
+    options += ["--state=PENDING"] if waiting_only else []
     for start in range(0, len(wanted), _JOBS_PER_CALL):
         answer = run("scancel", [*options, *wanted[start : start + _JOBS_PER_CALL]], timeout_s)
         if answer.exit_code != 0 and "already completing or completed" not in answer.complaint:
@@ -40,10 +46,4 @@ def requeue(job: str, *, timeout_s: float = TIMEOUT_S) -> None:
     Raises:
         SlurmError: if Slurm does not do so.
     """
-    require(run("scontrol", ["requeue", _checked(job)], timeout_s), "scontrol")
-
-
-def _checked(job: str) -> str:
-    if not is_job_id(job):
-        raise SlurmError(f"{job!r} is not the id of a Slurm job.")
-    return job
+    require(run("scontrol", ["requeue", checked(job)], timeout_s), "scontrol")

@@ -12,13 +12,16 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from clusterduck.errors import SlurmError
 
 #: Seconds that a command may take. A busy controller answers within a few.
 TIMEOUT_S = 20.0
+
+#: The same where a person waits who can do with what was last heard.
+QUICK_S = 5.0
 
 #: More output than this is no answer to anything that we ask.
 MAX_OUTPUT_BYTES = 16 * 1024 * 1024
@@ -38,14 +41,36 @@ class Answer:
 
     exit_code: int
     lines: tuple[str, ...]
-    complaint: str  # the last line of stderr
+    errors: tuple[str, ...]
+
+    @property
+    def complaint(self) -> str:
+        """The last line of stderr."""
+        return "".join(self.errors[-1:])[:300]
 
 
-def run(command: str, arguments: Sequence[str], timeout_s: float = TIMEOUT_S) -> Answer:
+class NoAnswerError(SlurmError):
+    """A command that was started, and whose answer was not had: whatever it asked for may have been done."""
+
+
+def run(
+    command: str,
+    arguments: Sequence[str],
+    timeout_s: float = TIMEOUT_S,
+    *,
+    environment: Mapping[str, str] | None = None,
+) -> Answer:
     """Run ``command`` (a name to be found on the PATH) and return what it printed.
 
+    Args:
+        command: its name.
+        arguments: what it is given.
+        timeout_s: how long it may take.
+        environment: its variables; None: ours, without those that change what it prints.
+
     Raises:
-        SlurmError: if it is not there, did not end in time, or printed without end.
+        SlurmError: if it is not there.
+        NoAnswerError: if it did not end in time, or printed without end.
     """
     try:
         process = subprocess.Popen(
@@ -53,7 +78,7 @@ def run(command: str, arguments: Sequence[str], timeout_s: float = TIMEOUT_S) ->
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=_environment(),
+            env=_environment() if environment is None else environment,
             start_new_session=True,  # so that it can be killed with all it started
         )
     except FileNotFoundError:
@@ -64,7 +89,7 @@ def run(command: str, arguments: Sequence[str], timeout_s: float = TIMEOUT_S) ->
         output, errors = _read(process, command, timeout_s)
     finally:
         _end(process)
-    return Answer(process.returncode, clean(output), "".join(clean(errors)[-1:])[:300])
+    return Answer(process.returncode, clean(output), clean(errors))
 
 
 def require(answer: Answer, command: str) -> Answer:
@@ -112,15 +137,15 @@ def _read(process: subprocess.Popen[bytes], command: str, timeout_s: float) -> t
                 if not data:
                     selector.unregister(key.fd)
             if sum(map(len, parts.values())) > MAX_OUTPUT_BYTES:
-                raise SlurmError(
+                raise NoAnswerError(
                     f"Slurm's command {command} printed more than anybody asked for; its answer was thrown away."
                 )
             if time.monotonic() >= deadline and selector.get_map():
-                raise SlurmError(f"Slurm's command {command} did not answer within {timeout_s:g} s.")
+                raise NoAnswerError(f"Slurm's command {command} did not answer within {timeout_s:g} s.")
     try:
         process.wait(max(0.1, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
-        raise SlurmError(f"Slurm's command {command} did not end within {timeout_s:g} s.") from None
+        raise NoAnswerError(f"Slurm's command {command} did not end within {timeout_s:g} s.") from None
     output, errors = (bytes(part) for part in parts.values())
     return output, errors
 

@@ -1,26 +1,29 @@
 """What Slurm says about jobs: one batched squeue call, and one sacct call for those that squeue no longer lists.
 
 squeue is the better witness: it asks the controller, knows ended jobs for a few minutes, and needs no accounting. sacct
-lags it by seconds and is missing on many clusters. A missing row is reported as ``ABSENT``, a failed command as an
-error; neither is turned into an end.
+lags it by seconds and is missing on many clusters. A missing row is reported as ``ABSENT``, a failed command or rubbish
+as an error; none of them is turned into an end.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from clusterduck.errors import SlurmError
-from clusterduck.slurm.command import TIMEOUT_S, Answer, require, run
+from clusterduck.slurm.command import QUICK_S, TIMEOUT_S, require, run
+from clusterduck.slurm.squeue import ROW_ID, squeue
 
 #: The state of a job of which nothing can be learned now.
 UNKNOWN = "UNKNOWN"
 
 #: The state of a job that Slurm was asked about, and did not list.
 ABSENT = "ABSENT"
+
+#: The reason of an absent job whose id Slurm has given to another one.
+OF_ANOTHER = "its id belongs to another job"
 
 #: Slurm's states of a job that will do nothing more. Everything else may still run, also words we have never heard.
 OVER = frozenset(
@@ -68,12 +71,11 @@ _JOBS_PER_CALL = 5000
 _DETAIL_TIMEOUT_S = 5.0
 
 _JOB_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,9})?", re.ASCII)
-_ROW_ID = re.compile(r"([0-9]{1,18})(?:_(?:([0-9]{1,9})|\[([0-9,:%-]{1,2000})(?:\.\.\.)?\]))?", re.ASCII)
 _DURATION = re.compile(r"(?:([0-9]{1,6})-)?(?:([0-9]{1,4}):)?([0-9]{1,4}):([0-9]{1,2})", re.ASCII)
 _EPOCH = re.compile(r"[0-9]{1,11}", re.ASCII)
 _STATE = re.compile(r"[A-Z_]{2,32}", re.ASCII)
 
-_SQUEUE_FORMAT = "%i|%T|%V|%S|%L|%D|%r"
+_SQUEUE_COLUMNS = ("%T", "%V", "%S", "%L", "%D", "%r")
 _SACCT_FORMAT = "JobID,State,Submit,Start,NNodes,Reason"
 
 
@@ -89,6 +91,7 @@ class JobStatus:
         time_left_s: until its time limit; None where there is none or it is not known.
         nodes: how many nodes it has or waits for.
         submitted_at: when Slurm took it, or requeued it last (seconds since the epoch).
+        as_of: when Slurm said all this (seconds since the epoch), if it could not be asked since; None: just now.
     """
 
     job_id: str
@@ -98,11 +101,13 @@ class JobStatus:
     time_left_s: float | None = None
     nodes: int | None = None
     submitted_at: float | None = None
+    as_of: float | None = None
 
     @property
     def is_over(self) -> bool:
-        """Whether Slurm itself says that the job has ended. False for a job that it does not list."""
-        return self.state in OVER
+        """Whether Slurm itself says that the job has ended. False for a job that it does not list, and for one that
+        it cannot be asked about now: it may have been started again."""
+        return self.state in OVER and self.as_of is None
 
 
 def is_job_id(text: str) -> bool:
@@ -110,26 +115,42 @@ def is_job_id(text: str) -> bool:
     return _JOB_ID.fullmatch(text) is not None
 
 
-def look_up(jobs: Mapping[str, float | None]) -> dict[str, JobStatus]:
+def checked(job_id: str) -> str:
+    """The id, if it is one.
+
+    Raises:
+        SlurmError: if it is not.
+    """
+    if not is_job_id(job_id):
+        raise SlurmError(f"{job_id!r} is not the id of a Slurm job.")
+    return job_id
+
+
+def look_up(jobs: Mapping[str, float | None], timeout_s: float = TIMEOUT_S) -> dict[str, JobStatus]:
     """Ask Slurm about jobs: their ids, each with the time at which it was submitted where that is known.
 
     The time tells ours from an older or a later job of the same id: such a row counts as none. Every id that was asked
     for is in the answer; what is no job id at all is ``UNKNOWN`` and never reaches a command.
 
+    Args:
+        jobs: the ids, and the times.
+        timeout_s: for each command.
+
     Raises:
-        SlurmError: if squeue did not answer. That sacct did not is no error: its jobs are then ``ABSENT``.
+        SlurmError: if squeue did not answer, or with rubbish. That sacct did not is no error: its jobs are then
+            ``ABSENT``.
     """
     answer = {job: JobStatus(job, UNKNOWN, reason="not a job id") for job in jobs if not is_job_id(job)}
     wanted = {job: at for job, at in jobs.items() if job not in answer}
     for part in _parts(list(wanted), _JOBS_PER_CALL):
-        listed = _squeue(part)
+        listed = _squeue(part, timeout_s)
         for job in part:
             rows = listed.get(job, [])
             if rows:
-                answer[job] = _ours_of_queue(rows[-1], wanted[job])
+                answer[job] = _ours_of_queue(rows[-1], wanted[job], timeout_s)
     missing = [job for job in wanted if job not in answer or answer[job].state == ABSENT]
     for part in _parts(missing, _JOBS_PER_CALL):
-        recorded = _sacct(part)
+        recorded = _sacct(part, timeout_s)
         for job in part:
             found = _ours_of_records(recorded.get(job, []), wanted[job])
             if found is not None:
@@ -139,31 +160,27 @@ def look_up(jobs: Mapping[str, float | None]) -> dict[str, JobStatus]:
     return answer
 
 
-def still_listed(jobs: Iterable[str]) -> set[str]:
+def still_listed(jobs: Iterable[str], timeout_s: float = QUICK_S) -> set[str]:
     """Those of these jobs that squeue lists as anything but ended: waiting, running, ending, or put back to wait.
 
     Raises:
-        SlurmError: if squeue did not answer.
+        SlurmError: if squeue did not answer, or with rubbish.
     """
     found: set[str] = set()
     for part in _parts([job for job in jobs if is_job_id(job)], _JOBS_PER_CALL):
-        found |= {job for job, rows in _squeue(part).items() if rows and not rows[-1].is_over}
+        found |= {job for job, rows in _squeue(part, timeout_s).items() if rows and not rows[-1].is_over}
     return found
 
 
-def jobs_of_script(folder: str) -> dict[str, float | None]:
-    """This user's jobs whose batch script lies directly in ``folder``, and when each was submitted, if that is known.
+def is_denied(job_id: str, timeout_s: float = _DETAIL_TIMEOUT_S) -> bool:
+    """Whether Slurm's controller itself says that it has no such job. (squeue leaves it out, as a broken one would.)
 
     Raises:
-        SlurmError: if squeue did not answer.
+        SlurmError: if it cannot be asked.
     """
-    options = ["--noheader", "--array", "--states=all", f"--user={os.getuid()}", "--format=%i|%V|%o"]
-    found = {}
-    for line in require(run("squeue", options), "squeue").lines:
-        job, submitted, script = (*line.split("|", 2), "", "")[:3]
-        if is_job_id(job) and os.path.dirname(script) == folder:
-            found[job] = _epoch(submitted)
-    return found
+    answer = run("scontrol", ["--oneliner", "show", "job", checked(job_id)], timeout_s)
+    said = " ".join((*answer.errors, *answer.lines))
+    return answer.exit_code != 0 and ("Invalid job id specified" in said or f"Job {job_id} not found" in said)
 
 
 def job_end_time(job_id: str, timeout_s: float = TIMEOUT_S) -> float | None:
@@ -196,21 +213,8 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def requeue(job_id: str) -> None:
-    """Put a running job back into Slurm's queue under the same id; Slurm ends it for that.
-
-    Raises:
-        SlurmError: if scontrol refused or failed, with its own words.
-    """
-    if not is_job_id(job_id):
-        raise SlurmError(f"{job_id!r} is not the id of a Slurm job.")
-    require(run("scontrol", ["requeue", job_id]), "scontrol")
-
-
 def _job_field(job_id: str, field: str, timeout_s: float = TIMEOUT_S) -> str | None:
-    if not is_job_id(job_id):
-        raise SlurmError(f"{job_id!r} is not the id of a Slurm job.")
-    answer = require(run("scontrol", ["--oneliner", "show", "job", job_id], timeout_s), "scontrol")
+    answer = require(run("scontrol", ["--oneliner", "show", "job", checked(job_id)], timeout_s), "scontrol")
     for line in answer.lines:
         match = re.search(rf"(?:^|\s){field}=(\S+)", line)
         if match:
@@ -227,40 +231,36 @@ def _base_ids(jobs: Iterable[str]) -> str:
     return ",".join(dict.fromkeys(job.partition("_")[0] for job in jobs))
 
 
-def _squeue(jobs: Sequence[str]) -> dict[str, list[JobStatus]]:
-    arguments = ["--noheader", "--array", "--states=all", f"--jobs={_base_ids(jobs)}", f"--format={_SQUEUE_FORMAT}"]
-    answer = run("squeue", arguments)
-    if _knows_no_such_job(answer):
-        return {}
-    return _rows(require(answer, "squeue").lines, frozenset(jobs), _squeue_row)
+def _squeue(jobs: Sequence[str], timeout_s: float) -> dict[str, list[JobStatus]]:
+    """The rows about these jobs. With rubbish among them, what is not listed counts as not answered."""
+    listing = squeue([f"--jobs={_base_ids(jobs)}"], _SQUEUE_COLUMNS, timeout_s)
+    found = _rows(listing.rows, frozenset(jobs), _squeue_row)
+    if len(found) < len(set(jobs)):
+        stateless = next(("|".join(row) for row in listing.rows if not _STATE.fullmatch(row[1])), None)
+        replace(listing, rubbish=listing.rubbish or stateless).require_readable()
+    return found
 
 
-def _knows_no_such_job(answer: Answer) -> bool:
-    """Asked for one single job that it does not know, squeue fails; asked for several, it leaves out those."""
-    return answer.exit_code != 0 and not answer.lines and "Invalid job id specified" in answer.complaint
-
-
-def _sacct(jobs: Sequence[str]) -> dict[str, list[JobStatus]]:
+def _sacct(jobs: Sequence[str], timeout_s: float) -> dict[str, list[JobStatus]]:
     """Every record of these jobs in the order of submission; none where there is no accounting."""
     arguments = ["--noheader", "--parsable2", "--allocations", "--duplicates"]
     try:
-        answer = run("sacct", [*arguments, f"--jobs={_base_ids(jobs)}", f"--format={_SACCT_FORMAT}"])
+        answer = run("sacct", [*arguments, f"--jobs={_base_ids(jobs)}", f"--format={_SACCT_FORMAT}"], timeout_s)
     except SlurmError:
         return {}
     if answer.exit_code != 0:
         return {}
-    found = _rows(answer.lines, frozenset(jobs), _sacct_row)
+    found = _rows((line.split("|") for line in answer.lines), frozenset(jobs), _sacct_row)
     return {job: sorted(rows, key=lambda row: row.submitted_at or 0.0) for job, rows in found.items()}
 
 
 def _rows(
-    lines: Iterable[str], wanted: frozenset[str], parse: Callable[[list[str]], JobStatus | None]
+    rows: Iterable[Sequence[str]], wanted: frozenset[str], parse: Callable[[Sequence[str]], JobStatus | None]
 ) -> dict[str, list[JobStatus]]:
-    """The rows about wanted jobs; a line that is no row (a cluster's name, a warning, rubbish) is passed over."""
+    """The rows about wanted jobs; what is no row (a warning, rubbish) is passed over."""
     found: dict[str, list[JobStatus]] = {}
-    for line in lines:
-        fields = line.split("|")
-        match = _ROW_ID.fullmatch(fields[0])
+    for fields in rows:
+        match = ROW_ID.fullmatch(fields[0])
         status = parse(fields) if match else None
         if match is None or status is None:
             continue
@@ -290,14 +290,14 @@ def _within(index: int, ranges: str) -> bool:
     return False
 
 
-def _squeue_row(fields: list[str]) -> JobStatus | None:
-    if len(fields) < 7 or not _STATE.fullmatch(fields[1]):
+def _squeue_row(fields: Sequence[str]) -> JobStatus | None:
+    _, state, submitted, start, left, nodes, reason = fields
+    if not _STATE.fullmatch(state):
         return None
-    _, state, submitted, start, left, nodes, *reason = fields
     return JobStatus(
         job_id="",
         state=state,
-        reason=_reason("|".join(reason), state),
+        reason=_reason(reason, state),
         start_estimate=_epoch(start) if state == "PENDING" else None,
         time_left_s=_duration(left),
         nodes=_count(nodes),
@@ -305,7 +305,7 @@ def _squeue_row(fields: list[str]) -> JobStatus | None:
     )
 
 
-def _sacct_row(fields: list[str]) -> JobStatus | None:
+def _sacct_row(fields: Sequence[str]) -> JobStatus | None:
     if len(fields) < 6:
         return None
     state, _, by = fields[1].partition(" ")  # "CANCELLED by 1000"
@@ -322,18 +322,18 @@ def _sacct_row(fields: list[str]) -> JobStatus | None:
     )
 
 
-def _ours_of_queue(row: JobStatus, submitted_at: float | None) -> JobStatus:
+def _ours_of_queue(row: JobStatus, submitted_at: float | None, timeout_s: float) -> JobStatus:
     """The row, unless it is about another job of the same id. A requeue moves the time of submission forward."""
     if submitted_at is None or row.submitted_at is None or abs(row.submitted_at - submitted_at) <= SUBMIT_SLACK_S:
         return row
     if row.submitted_at > submitted_at:
         try:
-            restarts = _job_field(row.job_id, "Restarts")
+            restarts = _job_field(row.job_id, "Restarts", timeout_s)
         except SlurmError:
             restarts = None
         if restarts != "0":
             return row
-    return JobStatus(row.job_id, ABSENT, reason="its id belongs to another job")
+    return JobStatus(row.job_id, ABSENT, reason=OF_ANOTHER)
 
 
 def _ours_of_records(rows: Sequence[JobStatus], submitted_at: float | None) -> JobStatus | None:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from rich.style import Style
 from rich.text import Text
 
+from clusterduck.job_words import SILENT_S, silence
 from clusterduck.ledger.overrides import as_dict
 from clusterduck.ledger.queries import SlotNow
 from clusterduck.wording import duration, ids, seconds_of, size
-from clusterduck_tui.known import SILENT_S, silence
 from clusterduck_tui.messages import Load, Node
 from clusterduck_tui.theme import ALERT, BOLD, DIM, load_bar, shortened, sparkline
 
@@ -21,6 +21,7 @@ TIME_LINE = 2
 #: Columns of load history in a wide slot, and in a narrow one.
 SPARK = 10
 SPARK_NARROW = 8
+
 
 def head(node: Node, now: float, width: int) -> Text:
     """The card's first line: the node, how many of its slots hold a run, its load, the time left, its job."""
@@ -44,6 +45,7 @@ def head(node: Node, now: float, width: int) -> Text:
     if agent.job_id:
         text.append(f" job {shortened(agent.job_id, 16)}", DIM)
     return _fitted(text, width)
+
 
 def slot_lines(slot: SlotNow, varying: Sequence[str], history: Sequence[Load], width: int) -> list[Text]:
     """A slot's lines; the one that changes as time goes on is left empty."""
@@ -75,6 +77,7 @@ def slot_lines(slot: SlotNow, varying: Sequence[str], history: Sequence[Load], w
     ]
     return [_fitted(line, width) for line in lines]
 
+
 def time_line(slot: SlotNow, typical: float | None, now: float, width: int) -> Text:
     """How long the slot's run has been going on, against what runs of its sweep typically take."""
     text = Text()
@@ -90,6 +93,7 @@ def time_line(slot: SlotNow, typical: float | None, now: float, width: int) -> T
                 text.append_text(load_bar(so_far / typical if typical else 1, room, "yellow" if late else "blue"))
     return _fitted(text, width)
 
+
 def _load(name: str, percent: float | None, share_of: int, history: Sequence[float | None], width: int) -> Text:
     """A load as a bar, a number and its history. CPU percent count one CPU as 100, so many CPUs are a full bar."""
     whole = 100.0 * share_of
@@ -104,9 +108,11 @@ def _load(name: str, percent: float | None, share_of: int, history: Sequence[flo
     text.append_text(sparkline([None if value is None else value / whole for value in history], spark))
     return text
 
+
 def _fitted(text: Text, width: int) -> Text:
     text.truncate(width, overflow="ellipsis", pad=True)
     return text
+
 
 def _whole(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 60 else duration(seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from journals_builder import SweepBuilder
 from clusterduck.cli.exit_codes import ExitCode
 from clusterduck.cli.main import parser
 from clusterduck.events import AttemptLocated, BatchClosed, Event, RunsPlanned
+from clusterduck.wording import iso
 
 HOSTILE = ["x=\x1b]0;owned\x07\x1b[31mred\n[/oops]\u202e", "lr=漢字"]
 COMMANDS = ["status", "nodes", "runs", "show", "logs", "timeline", "tui", "requeue", "cancel", "drain", "wait"]
@@ -116,11 +118,12 @@ def test_status_for_programs(project: Project) -> None:
         *("batch", "launch", "state", "reason", "cluster", "job_id", "job_state", "job_reason", "start_estimate"),
         *("time_left_s", "host", "agent_pid", "restart", "nodes", "slots_per_node", "share_runs", "first_run"),
         *("stop_run", "planned_at", "submitted_at", "started_at", "ended_at", "heartbeat_at", "submit_host"),
-        "log_folder",
+        *("log_folder", "job_state_as_of"),
     }
     assert (running["job_id"], running["host"], running["agent_pid"]) == ("9000", "node1", 700)
     assert (running["state"], running["job_state"], running["time_left_s"]) == ("RUNNING", "RUNNING", 3723)
     assert (pending["state"], pending["job_reason"], pending["host"]) == ("PENDING", "Priority", None)
+    assert pending["job_state_as_of"] is None  # it was just asked
     assert pending["start_estimate"].endswith("Z")
 
 
@@ -330,15 +333,43 @@ def test_a_folder_that_somebody_else_could_write_is_refused_and_the_rest_shown(o
     assert "train-aa2de" in output and "can be written by other users" in errors and errors.count("\n") == 1
 
 
-def test_slurm_that_does_not_answer_is_said_where_it_matters(own: Project) -> None:
-    (own.folder / "bin" / "squeue").write_text("#!/bin/sh\necho 'slurm_load_jobs error: no contact' >&2; exit 1\n")
+NO_CONTACT = "#!/bin/sh\necho 'slurm_load_jobs error: no contact' >&2; exit 1\n"
+NO_CONTACT_SAID = (
+    "clusterduck: Slurm's command squeue failed: slurm_load_jobs error: no contact. "
+    "Jobs are shown as they were when they were last heard of.\n"
+)
+
+
+def test_slurm_that_never_answered_is_said_where_it_matters(own: Project) -> None:
+    (own.folder / "bin" / "squeue").write_text(NO_CONTACT)
     output, errors = own.run("status")
-    assert errors == "clusterduck: Slurm's command squeue failed: slurm_load_jobs error: no contact.\n"
-    lines = [line.split() for line in output.splitlines()]
-    assert lines[-2][3] == "RUNNING"  # its agent was just heard of
-    assert lines[-1][3] == "UNKNOWN"
+    assert errors == NO_CONTACT_SAID
+    running, pending = (line.split() for line in output.splitlines()[-2:])
+    assert running[3] == "RUNNING"  # its agent was just heard of
+    assert pending[3] == "PENDING"  # as it was submitted
+    assert re.search(r"as of \S+ (s|min|h|days) ago; Slurm has not told of it yet", " ".join(pending))
     assert own.json("status", "@last")[0]["batches"][1]["job_state"] == "UNKNOWN"
     assert own.run("runs")[1] == ""
+
+
+@pytest.mark.parametrize("command", ["status", "nodes"])
+def test_what_slurm_said_last_is_shown_with_its_age(own: Project, command: str) -> None:
+    own.run("status")
+    (looks,) = (own.folder / "tmp").rglob("looks.json")
+    data = json.loads(looks.read_text())
+    data["asked_at"] -= 7 * 60
+    for job in data["jobs"]:
+        job[3] -= 7 * 60
+    looks.write_text(json.dumps(data))
+    (own.folder / "bin" / "squeue").write_text(NO_CONTACT)
+    output, errors = own.run(command)
+    assert errors == NO_CONTACT_SAID
+    running, pending = own.json("status", "@last")[0]["batches"]
+    assert (running["job_state"], pending["job_state"], pending["job_reason"]) == ("RUNNING", "PENDING", "Priority")
+    assert pending["job_state_as_of"] == iso(data["jobs"][1][3])
+    assert 3723 - 7 * 60 - 60 < running["time_left_s"] <= 3723 - 7 * 60
+    if command == "status":
+        assert "as of 7 min ago; Priority" in output and "UNKNOWN" not in output
 
 
 def test_a_reader_that_stops_reading_ends_it_quietly(project: Project) -> None:

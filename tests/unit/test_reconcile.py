@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import json
 import os
@@ -52,13 +53,15 @@ def replica(sweep: SweepBuilder) -> Iterator[Replica]:
 
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
-    """Decide what squeue says; there is no accounting."""
+    """Decide what squeue says; there is no accounting, and the controller knows no job."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    denial = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
 
     def say(script: str) -> None:
-        for name, text in (("squeue", f"echo x >> {folder}/calls\n{script}"), ("sacct", "exit 1")):
+        said = {"squeue": f"echo x >> {folder}/calls\n{script}", "sacct": "exit 1", "scontrol": denial}
+        for name, text in said.items():
             (folder / name).write_text(f"#!/bin/sh\n{text}\n")
             (folder / name).chmod(0o755)
 
@@ -74,7 +77,8 @@ def age(sweep: SweepBuilder, seconds: float) -> None:
     path = LedgerPaths(sweep.ledger).replica_folder / "looks.json"
     data = json.loads(path.read_text())
     data["asked_at"] -= seconds
-    data["jobs"] = [[*job[:2], None if job[2] is None else job[2] - seconds, job[3]] for job in data["jobs"]]
+    for job in data["jobs"]:
+        job[2:4] = [None if at is None else at - seconds for at in job[2:4]]
     path.write_text(json.dumps(data))
 
 
@@ -164,20 +168,91 @@ def test_an_agent_that_was_just_heard_of_outweighs_a_missing_row(
         age(sweep, 600)
 
 
-@pytest.mark.parametrize("script", ["echo 'Unable to contact slurm controller' >&2; exit 1", "echo rubbish; exit 4"])
-def test_what_nobody_can_tell_stays_unknown(sweep: SweepBuilder, replica: Replica, slurm: Slurm, script: str) -> None:
+FAILURES = {
+    "fails": ("echo 'Unable to contact slurm controller' >&2; exit 1", "squeue failed: Unable to contact slurm contr"),
+    "fails silently": ("exit 4", "squeue failed: exit code 4"),
+    "prints rubbish": ("echo 'have a nice day'", "squeue printed what is no list of jobs: 'have a nice day'"),
+    "prints half a row": ("echo '9000|RUN'", "squeue printed what is no list of jobs: '9000|RUN'"),
+    "prints no state": ("echo '9000|?|1|N/A|0:00|1|None'", "squeue printed what is no list of jobs: '9000|?|1|N/A|0:"),
+    "hangs": ("exec sleep 60", "squeue did not answer within 0.3 s"),
+}
+
+
+@pytest.mark.parametrize("how", FAILURES)
+def test_what_was_heard_last_holds_while_slurm_cannot_be_asked(
+    sweep: SweepBuilder, replica: Replica, slurm: Slurm, how: str
+) -> None:
+    script, words = FAILURES[how]
+    slurm(row(sweep, "RUNNING"))
+    heard = look_at_jobs(sweep.ledger, replica).jobs[sweep.sweep, "0-0"]
+    assert (heard.state, heard.as_of) == ("RUNNING", None)
+    age(sweep, 600)
+    slurm(script)
+    for _ in range(2):  # a failure is not tried again at once, and what was heard is not forgotten
+        outlook = look_at_jobs(sweep.ledger, replica, patience_s=0.3)
+        assert outlook.trouble is not None and words in outlook.trouble and outlook.trouble.count(".") <= 2
+        job = outlook.jobs[sweep.sweep, "0-0"]
+        assert job.state == "RUNNING" and job.as_of is not None and 599 < time.time() - job.as_of < 700
+        assert close_dead_batches(sweep.ledger, replica, outlook) == []
+    slurm(row(sweep, "COMPLETING"))
+    age(sweep, 20)
+    if how != "hangs":  # one that hung is given a pause
+        outlook = look_at_jobs(sweep.ledger, replica)
+        assert (outlook.trouble, outlook.jobs[sweep.sweep, "0-0"].as_of) == (None, None)
+
+
+@pytest.mark.parametrize("how", ["fails", "prints rubbish"])
+def test_an_end_that_was_heard_of_is_none_while_slurm_cannot_be_asked(
+    sweep: SweepBuilder, replica: Replica, slurm: Slurm, how: str
+) -> None:
     slurm(row(sweep, "NODE_FAIL"))
     close_dead_batches(sweep.ledger, replica)
-    slurm(script)
+    slurm(FAILURES[how][0])
     for _ in range(3):
         age(sweep, 600)
         outlook = look_at_jobs(sweep.ledger, replica)
-        assert outlook.trouble is not None and outlook.trouble.startswith("Slurm's command squeue failed")
-        assert outlook.jobs[sweep.sweep, "0-0"].state == "UNKNOWN"
+        job = outlook.jobs[sweep.sweep, "0-0"]
+        assert job.state == "NODE_FAIL" and job.as_of is not None and not job.is_over
         assert close_dead_batches(sweep.ledger, replica, outlook) == []
     slurm(row(sweep, "NODE_FAIL"))
     age(sweep, 600)
     assert close_dead_batches(sweep.ledger, replica) == [f"{sweep.sweep} 0-0"]  # the earlier look still counts
+
+
+def test_a_job_that_slurm_never_told_of_is_unknown(sweep: SweepBuilder, replica: Replica, slurm: Slurm) -> None:
+    slurm("exit 1")
+    job = look_at_jobs(sweep.ledger, replica).jobs[sweep.sweep, "0-0"]
+    assert (job.state, job.is_over) == ("UNKNOWN", False)
+
+
+@pytest.mark.parametrize("script", ["echo 'Unable to contact slurm controller' >&2; exit 1", "exit 0", "echo rubbish"])
+def test_a_squeue_that_lists_nothing_proves_nothing(
+    sweep: SweepBuilder, replica: Replica, slurm: Slurm, tmp_path: Path, script: str
+) -> None:
+    slurm("exit 0")
+    (tmp_path / "bin" / "scontrol").write_text(f"#!/bin/sh\n{script}\n")
+    for _ in range(3):
+        assert close_dead_batches(sweep.ledger, replica) == []
+        age(sweep, 600)
+    assert acts(sweep) == []
+
+
+def test_who_waits_for_another_process_that_asks_goes_on_with_what_was_heard(
+    sweep: SweepBuilder, replica: Replica, slurm: Slurm
+) -> None:
+    slurm(row(sweep, "RUNNING"))
+    look_at_jobs(sweep.ledger, replica)
+    age(sweep, 10)
+    before = (LedgerPaths(sweep.ledger).replica_folder / "looks.json").read_text()
+    lock = os.open(LedgerPaths(sweep.ledger).replica_folder / "looks.json.lock", os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    outlook = look_at_jobs(sweep.ledger, replica, patience_s=0.2)
+    os.close(lock)
+    job = outlook.jobs[sweep.sweep, "0-0"]
+    assert job.state == "RUNNING" and job.as_of is not None
+    assert outlook.trouble is not None and "another process of this host" in outlook.trouble
+    assert (LedgerPaths(sweep.ledger).replica_folder / "looks.json").read_text() == before
+    assert look_at_jobs(sweep.ledger, replica).trouble is None
 
 
 def test_slurm_is_asked_once_by_all_who_look_at_the_same_time(

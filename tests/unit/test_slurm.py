@@ -11,7 +11,17 @@ import pytest
 
 from clusterduck.errors import SlurmError
 from clusterduck.slurm import command
-from clusterduck.slurm.jobs import ABSENT, UNKNOWN, JobStatus, exit_words, is_job_id, job_end_time, look_up
+from clusterduck.slurm.jobs import (
+    ABSENT,
+    UNKNOWN,
+    JobStatus,
+    exit_words,
+    is_denied,
+    is_job_id,
+    job_end_time,
+    look_up,
+    still_listed,
+)
 
 Fake = Callable[[str, str], Path]
 
@@ -135,14 +145,55 @@ def test_records_are_followed_through_requeues_and_no_further(fake: Fake) -> Non
     assert look_up({"1": 1795528078.0})["1"].state == "TIMEOUT"
 
 
-def test_rubbish_is_passed_over(fake: Fake) -> None:
-    fake(
-        "squeue",
-        "head -c 3000 /dev/urandom; echo; printf 'CLUSTER: big\\n1|RUNNING\\n1|running|x|y|z|w|v\\n'\n"
-        "printf '1|RUN\\033[31mNING|never|N/A|soon|many|\\033]0;owned\\007No\\tpe\\n'\n"
-        "head -c 100000 /dev/zero | tr '\\0' 'x'; echo",
-    )
-    assert look_up({"1": None})["1"] == JobStatus("1", ABSENT, "Slurm does not list the job")
+RUBBISH = (
+    "head -c 3000 /dev/urandom; echo; printf 'CLUSTER: big\\n1|RUNNING\\n1|running|x|y|z|w|v\\n'\n"
+    "printf '1|RUN\\033[31mNING|never|N/A|soon|many|\\033]0;owned\\007No\\tpe\\n'\n"
+    "head -c 100000 /dev/zero | tr '\\0' 'x'; echo\n"
+)
+
+
+def test_rubbish_says_nothing_of_a_job_that_it_does_not_list(fake: Fake) -> None:
+    fake("squeue", RUBBISH)
+    with pytest.raises(SlurmError, match="squeue printed what is no list of jobs") as caught:
+        look_up({"1": None})
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 500
+
+
+def test_rubbish_beside_rows_is_passed_over(fake: Fake) -> None:
+    fake("squeue", RUBBISH + lines("CLUSTER: other", "1|RUNNING|1795528078|1795528078|4:58|1|None", "2|odd"))
+    assert look_up({"1": None})["1"].state == "RUNNING"
+
+
+def test_the_heading_of_a_cluster_is_no_rubbish(fake: Fake) -> None:
+    fake("squeue", lines("CLUSTER: big", "1|RUNNING|1795528078|1795528078|4:58|1|None"))
+    fake("sacct", NO_ACCOUNTING)
+    assert [status.state for status in look_up({"1": None, "2": None}).values()] == ["RUNNING", ABSENT]
+
+
+def test_one_that_did_not_answer_in_time_is_given_a_pause(fake: Fake) -> None:
+    calls = fake("squeue", "exec sleep 60")
+    for _ in range(2):
+        with pytest.raises(SlurmError, match=r"squeue did not answer within 0\.3 s"):
+            look_up({"1": None}, timeout_s=0.3)
+    with pytest.raises(SlurmError):
+        still_listed(["1"])
+    assert len(calls.read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "denied"),
+    [
+        ("echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1", True),
+        ("echo 'Job 8_1 not found'; exit 1", True),
+        ("echo 'Job 9_1 not found'; exit 1", False),
+        ("echo 'slurm_load_jobs error: Unable to contact slurm controller (connect failure)' >&2; exit 1", False),
+        ("echo 'JobId=8 ArrayTaskId=1'", False),
+        ("exit 0", False),
+    ],
+)
+def test_only_the_controllers_own_no_is_one(fake: Fake, script: str, denied: bool) -> None:
+    fake("scontrol", script)
+    assert is_denied("8_1") is denied
 
 
 def test_control_characters_are_removed(fake: Fake) -> None:
