@@ -9,7 +9,8 @@ import contextlib
 import os
 import signal
 import sqlite3
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from clusterduck import identity, inbox
@@ -26,17 +27,42 @@ from clusterduck.slurm.acts import scancel
 SIGNAL_PATIENCE_S = 6.0
 
 
+class Signal:
+    """Slurm's signal to jobs to look into their inboxes, on its way: whoever is heard of meanwhile does not need it."""
+
+    def __init__(self, jobs: Collection[str]) -> None:
+        self._jobs = sorted(jobs)
+        self._trouble: list[str] = []
+        self._thread = threading.Thread(target=self._send, name="signal", daemon=True)
+        self._thread.start()
+
+    def trouble(self, patience_s: float = 0.0) -> list[str]:
+        """What went wrong, in sentences; nothing if it is still on its way after so many seconds."""
+        self._thread.join(patience_s)
+        return list(self._trouble)
+
+    def _send(self) -> None:
+        if not self._jobs:
+            return
+        try:
+            scancel(self._jobs, signal="USR1", timeout_s=SIGNAL_PATIENCE_S)
+        except SlurmError as error:
+            self._trouble.append(f"{error} So the request takes a few seconds more.")
+
+
 @dataclass(frozen=True)
 class Asked:
     """What became of asking.
 
     Attributes:
         reached: the agents whose inboxes hold the request.
-        trouble: a sentence for each thing that went wrong.
+        trouble: a sentence for each request that could not be written.
+        signal: what hurries them.
     """
 
     reached: tuple[AgentId, ...]
     trouble: tuple[str, ...]
+    signal: Signal
 
 
 class Agents:
@@ -74,10 +100,10 @@ class Agents:
                 trouble.append(f"The request to agent {agent} could not be written: {error}.")
             else:
                 reached.append(agent)
-        return Asked(tuple(reached), (*trouble, *self.wake(reached)))
+        return Asked(tuple(reached), tuple(trouble), self._wake(reached))
 
-    def wake(self, agents: Iterable[AgentId]) -> list[str]:
-        """Send agents the signal to look into their inboxes; returns what went wrong, in sentences.
+    def _wake(self, agents: Iterable[AgentId]) -> Signal:
+        """Send agents the signal to look into their inboxes.
 
         Slurm sends it to all agents of a job, and it would kill one that is only starting: there, nobody is woken.
         """
@@ -94,10 +120,4 @@ class Agents:
                 if is_running(agent.pid, known_at):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(agent.pid, signal.SIGUSR1)
-        if not jobs:
-            return []
-        try:
-            scancel(sorted(jobs), signal="USR1", timeout_s=SIGNAL_PATIENCE_S)
-        except SlurmError as error:
-            return [f"{error} So the request takes a few seconds more."]
-        return []
+        return Signal(jobs)

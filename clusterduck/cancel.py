@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clusterduck import identity, standing
-from clusterduck.asking import Agents
+from clusterduck.asking import Agents, Signal
 from clusterduck.drain import asked_event, batches_of
 from clusterduck.errors import SlurmError
 from clusterduck.events import AttemptsCancelled, BatchClosed, Event
@@ -178,6 +178,9 @@ def carry_out(
         if all(act.is_acknowledged(replica.connection) for act in acts) or time.monotonic() > until:
             break
         time.sleep(0.2)
+    for act in acts:
+        if act.signal is not None and not act.is_acknowledged(replica.connection):
+            trouble += act.signal.trouble()
     runs = [found for act in acts for found in act.outcome(replica.connection)]
     return CancelReport(tuple(runs), tuple(ended), tuple(trouble))
 
@@ -233,6 +236,7 @@ class _Act:
         self.ended_jobs: list[str] = []
         self.held = dict(part.held)
         self.trouble: list[str] = []
+        self.signal: Signal | None = None
         self._paths = part.standing.paths
         self._agents = Agents(connection, part.standing.sweep)
         self._grace_s = grace_s
@@ -253,7 +257,9 @@ class _Act:
                 agent: Request(kind="cancel", by=self._by, attempts=tuple(theirs), grace_s=self._grace_s)
                 for agent, theirs in attempts.items()
             }
-            self.trouble += self._agents.ask(self._paths, requests).trouble
+            asked = self._agents.ask(self._paths, requests)
+            self.trouble += asked.trouble
+            self.signal = asked.signal
         self._drain_agents()
         self._end_idle_jobs()
         self._journal.close()

@@ -1,30 +1,35 @@
-"""Have jobs finish early: their agents finish what runs, and claim nothing more."""
+"""Have jobs finish early: their agents finish what runs, and claim nothing more; those that wait do not begin."""
 
 from __future__ import annotations
 
 import sqlite3
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from clusterduck import identity, standing
-from clusterduck.asking import Agents
-from clusterduck.errors import NotFoundError
-from clusterduck.events import Asked
+from clusterduck.asking import SIGNAL_PATIENCE_S, Agents
+from clusterduck.errors import NotFoundError, SlurmError
+from clusterduck.events import Asked, BatchClosed
 from clusterduck.inbox import Request
 from clusterduck.journal import JournalWriter
 from clusterduck.ledger import queries
 from clusterduck.ledger.queries import Batch
 from clusterduck.model import Attempt, State
+from clusterduck.slurm.acts import scancel
+from clusterduck.slurm.jobs import still_listed
 
 
 def drain(connection: sqlite3.Connection, job: str) -> str:
-    """Have the agents of a job finish what runs and claim nothing more; returns what was asked of whom in a sentence.
+    """Have the agents of a job finish what runs and claim nothing more; returns what was done, in a sentence.
+
+    A job that has not begun has nothing to finish: it leaves Slurm's queue, and its runs stay, to be sent again.
 
     Raises:
-        NotFoundError: if no batch has that job, or none of its agents runs.
+        NotFoundError: if no batch has that job, or it neither runs nor waits.
         OSError: if it could not be asked.
     """
+    said: list[str] = []
     hosts: list[str] = []
     trouble: list[str] = []
     for sweep, batches in batches_of(connection, job).items():
@@ -34,18 +39,53 @@ def drain(connection: sqlite3.Connection, job: str) -> str:
         asked = {
             agent: Request(kind="drain", by=identity.user_at_host()) for agent in agents.known if agent.batch in names
         }
-        if not asked:
+        waiting = {
+            batch.job_id: batch.id
+            for batch in batches
+            if batch.cluster == "slurm" and batch.job_id is not None and batch.state == State.PENDING.value
+        }
+        if not (asked or waiting):
             continue
         act = JournalWriter(paths.acts, sweep, "drain", name=f"drain-{uuid.uuid4().hex[:12]}")
-        act.append([asked_event("drain", sorted({agent.batch for agent in asked}), [], job)])
+        if asked:
+            act.append([asked_event("drain", sorted({agent.batch for agent in asked}), [], job)])
+        if waiting:
+            said += _take_out(act, waiting, trouble)
         act.close()
         answer = agents.ask(paths, asked)
         hosts += [agents.known[agent].host or "?" for agent in answer.reached]
-        trouble += answer.trouble
-    if not hosts:
+        trouble += [*answer.trouble, *answer.signal.trouble(SIGNAL_PATIENCE_S)]
+    if hosts:
+        where = ", ".join(sorted(set(hosts)))
+        said.insert(0, f"job {job} on {where} finishes what runs and takes nothing more")
+    if not said:
         raise NotFoundError(" ".join(trouble) or f"Job {job} has no agent that runs, so there is nobody to ask.")
-    where = ", ".join(sorted(set(hosts)))
-    return " ".join([f"job {job} on {where} finishes what runs and takes nothing more", *trouble])
+    return ". ".join([*said, *trouble])
+
+
+def _take_out(act: JournalWriter, jobs: Mapping[str, str], trouble: list[str]) -> list[str]:
+    """Take jobs (their ids, and batches) that have not begun out of Slurm's queue; says which, in a sentence."""
+    for job, batch in jobs.items():
+        act.append([asked_event("scancel", [batch], [], job)])
+    act.flush(sync=True)
+    try:
+        scancel(jobs, waiting_only=True)
+        begun = still_listed(jobs)
+    except SlurmError as error:
+        trouble.append(str(error))
+        return []
+    if begun:
+        trouble.append(f"Job {', '.join(sorted(begun))} has just begun: drain it once more when it runs.")
+    gone = {job: batch for job, batch in jobs.items() if job not in begun}
+    reason = f"drained by {identity.user_at_host()} before it began"
+    act.append([BatchClosed(batch=batch, state=State.CANCELLED.value, reason=reason) for batch in gone.values()])
+    if not gone:
+        return []
+    its = "its" if len(gone) == 1 else "their"
+    return [
+        f"job {', '.join(sorted(gone))} had not begun and was taken out of Slurm's queue; {its} runs stay PENDING "
+        "until `clusterduck requeue --unfinished` sends them"
+    ]
 
 
 def batches_of(connection: sqlite3.Connection, job: str) -> dict[str, list[Batch]]:

@@ -11,7 +11,7 @@ import json
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from clusterduck import identity, standing
 from clusterduck.agent.recovery import MOST_LOSSES
-from clusterduck.errors import ClusterduckError
-from clusterduck.events import AttemptEnded, AttemptsRequeued
+from clusterduck.errors import ClusterduckError, NotFoundError
+from clusterduck.events import AttemptEnded, AttemptsCancelled, AttemptsRequeued
 from clusterduck.launch import earlier
 from clusterduck.launch.again import Again, launched
 from clusterduck.ledger import queries, times
 from clusterduck.model import AgentId, Attempt, State
 from clusterduck.paths import SweepPaths
-from clusterduck.queue import Queue, Requeued, following
+from clusterduck.queue import Claims, Queue, Requeued, following
 from clusterduck.slurm.jobs import JobStatus
 
 if TYPE_CHECKING:
@@ -62,11 +62,65 @@ def put_back(ledger: Path, replica: Replica, jobs: Mapping[tuple[str, str], JobS
         OSError: if an act could not be written.
     """
     by_sweep = _recent(replica.connection)
+    trouble: ClusterduckError | OSError | None = None
     for sweep, lost in by_sweep.items():
-        paths = standing.paths_of(replica.connection, sweep)
-        _Sweep(ledger, replica.connection, paths, jobs).put_back(lost)
+        try:
+            paths = standing.paths_of(replica.connection, sweep)
+            _Sweep(ledger, replica.connection, paths, jobs).put_back(lost)
+        except NotFoundError:
+            continue  # its folder is gone, which is said where the sweep is shown
+        except (ClusterduckError, OSError) as error:
+            trouble = trouble or error
     if by_sweep:
         replica.catch_up(look_at=by_sweep)
+    if trouble is not None:
+        raise trouble
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The runs that ended unsuccessfully, other than because somebody cancelled them.
+
+    Attributes:
+        final: those for which nothing more will be done by itself.
+        doubtful: those that may be put back in a moment, because of ``max_retries``.
+        restarting: those that go on because Slurm starts their job again.
+    """
+
+    final: frozenset[int]
+    doubtful: frozenset[int]
+    restarting: frozenset[int]
+
+
+def ends(connection: sqlite3.Connection, paths: SweepPaths, again: Collection[str]) -> Ends:
+    """Tell final ends from those that are followed by another attempt.
+
+    Args:
+        connection: the ledger, caught up.
+        paths: the sweep's.
+        again: its batches that are not over, or about to be started again.
+    """
+    cancelled = standing.interrupted(connection, paths.sweep)
+    sweep = _Sweep(Path(), connection, paths, {})
+    queued = set(Queue(paths.queue).listing())
+    final, doubtful, restarting = set(), set(), set()
+    for run, number, state, reported, with_job, batch, launch in connection.execute(
+        "SELECT run.number, run.attempt, run.state, coalesce(attempt.reported, 1), coalesce(attempt.by_job_end, 0), "
+        "attempt.batch, run.launch FROM run LEFT JOIN attempt ON attempt.sweep = run.sweep "
+        "AND attempt.run = run.number AND attempt.number = run.attempt WHERE run.sweep = ? AND run.state "
+        "NOT IN ('PENDING', 'RUNNING', 'COMPLETED')",
+        (paths.sweep,),
+    ).fetchall():
+        attempt = Attempt(run, number)
+        if state == State.CANCELLED.value and run not in cancelled:
+            continue
+        if batch in again and (with_job or not reported):
+            restarting.add(run)
+        elif Attempt(run, number + 1) in queued or (not with_job and sweep.may_retry(attempt, state, launch, reported)):
+            doubtful.add(run)
+        else:
+            final.add(run)
+    return Ends(frozenset(final), frozenset(doubtful), frozenset(restarting))
 
 
 def _recent(connection: sqlite3.Connection) -> dict[str, list[_Lost]]:
@@ -101,6 +155,17 @@ class _Sweep:
         self._jobs = jobs
         self._queue = Queue(paths.queue)
         self._by = identity.user_at_host()
+        self._claims = Claims(paths.claims, f"requeue/{self._by}")
+        self._replaced: list[Attempt] = []
+
+    def may_retry(self, attempt: Attempt, state: str, launch: int | None, reported: int) -> bool:
+        """Whether the attempt's agent, or whoever looks, is to put the run back because of ``max_retries``."""
+        settings = self._settings(launch) if launch is not None else {}
+        most = int(settings.get("max_retries") or 0)
+        if not most or state not in (settings.get("retry_on", ()) if reported else _wanted(settings)):
+            return False
+        before = self._before(attempt, {attempt} if attempt.number > 1 else set())
+        return before is None or before.retries < most
 
     def put_back(self, lost: Sequence[_Lost]) -> None:
         """Decide about each, and send what may be tried once more."""
@@ -119,21 +184,26 @@ class _Sweep:
                 continue
             reason = f"retry {retries + 1} of {most}: {one.state}"
             entries.append(self._entry(one.attempt, before, one.launch, kind="retry", reason=reason, losses=losses))
-        dead = {one.agent.batch for one in lost if Attempt(one.attempt.run, one.attempt.number + 1) not in queued}
+        dead = {one.agent.batch for one in lost if self._may_submit_again(one.launch)}
         entries = [entry for entry in entries if entry.attempt not in queued]
-        if not (entries or doomed):
+        waits = dead and queries.sweep(self._connection, self._paths.sweep).counts[State.PENDING.value]
+        if not (entries or doomed or waits):
             return
         now = standing.of_sweep(self._connection, self._paths.sweep, self._jobs)
         entries = [entry for entry in entries if self._batch_of(entry, lost) not in now.live]
-        if entries:
-            entries += self._never_started(now, dead, queued)
+        entries += self._never_started(now, dead - now.live, queued)
         if entries or doomed:
             self._send(entries, doomed)
+
+    def _may_submit_again(self, launch: int) -> bool:
+        """Whether what a job of the launch was to execute and did not begin is to be sent again by itself."""
+        settings = self._settings(launch)
+        return bool(settings.get("max_retries")) and self._can_submit(launch, settings)
 
     def _send(self, entries: Sequence[Requeued], doomed: Sequence[AttemptEnded]) -> None:
         act = Again(self._paths, self._ledger, f"retry by {self._by}")
         try:
-            act.record(*doomed, *(self._event(entry) for entry in entries))
+            act.record(*doomed, *(self._event(entry) for entry in entries), *self._replacements())
             put = [entry for entry in entries if self._queue.put(entry)]
             for number in sorted({entry.launch for entry in put}):
                 launch = launched(self._connection, self._paths, number)
@@ -143,30 +213,39 @@ class _Sweep:
         finally:
             act.close()
 
+    def _replacements(self) -> list[AttemptsCancelled]:
+        if not self._replaced:
+            return []
+        attempts = [(attempt.run, attempt.number) for attempt in self._replaced]
+        reason = f"never started; a later attempt was put back by {self._by}"
+        return [AttemptsCancelled(attempts=attempts, reason=reason, user=identity.user(), host=identity.host())]
+
     def _never_started(self, now: standing.Standing, dead: Iterable[str], queued: set[Attempt]) -> list[Requeued]:
         """What the dead jobs were to execute and did not begin, if nobody else will."""
         batches = set(dead)
+        sent = {Attempt(*pair): batch.id for batch in now.batches for pair in batch.attempts}
         found = []
         for waiting in now.unattended:
-            whose = waiting.holder.batch if waiting.holder is not None else waiting.run.batch
+            attempt = waiting.attempt
+            whose = sent.get(attempt, waiting.run.batch) if waiting.holder is None else waiting.holder.batch
             if whose not in batches or waiting.run.launch is None:
                 continue
-            attempt = waiting.attempt
             if waiting.run.attempt == 0 and not waiting.is_claimed:
                 attempt = Attempt(attempt.run, 0)
-            elif not waiting.is_claimed:
-                continue  # it was put into the queue by somebody who has not sent it: that is theirs to do
+            elif not (waiting.is_claimed or self._claims.claim(attempt)):
+                continue  # an agent has just taken it
             if Attempt(attempt.run, attempt.number + 1) not in queued:
                 reason = f"batch {whose} ended before it was started"
                 before = self._before(attempt, queued)
                 found.append(self._entry(attempt, before, waiting.run.launch, kind="restart", reason=reason))
+                if attempt.number:
+                    self._replaced.append(attempt)
         return found
 
     def _entry(
         self, attempt: Attempt, before: Requeued | None, launch: int, *, kind: str, reason: str, losses: int = 0
     ) -> Requeued:
-        folders = [each.folder for each in queries.attempts(self._connection, self._paths.sweep, attempt.run)]
-        folder = next((folder for folder in folders if folder is not None), None)
+        folder = standing.folder_of(self._connection, self._paths.sweep, attempt.run)
         return following(
             attempt, before, launch=launch, kind=kind, reason=reason, by=self._by, folder=folder, losses=losses
         )

@@ -5,8 +5,10 @@ Everything below a ``.clusterduck`` folder is created for the owner alone, whate
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import secrets
 import stat
 import tempfile
 from collections.abc import Collection
@@ -116,6 +118,18 @@ class LedgerPaths:
         return self.ledger.parent / "sweeps"
 
     @property
+    def mark(self) -> Path:
+        """A file that tells this ledger from an earlier one at the same path, which was deleted."""
+        return self.ledger.with_name(f"{self.ledger.name}.id")
+
+    def read_mark(self) -> str | None:
+        """What stands there; None if nothing does (yet)."""
+        try:
+            return self.mark.read_text(encoding="ascii", errors="replace").strip() or None
+        except FileNotFoundError:
+            return None
+
+    @property
     def replica_folder(self) -> Path:
         """This host's own place for the replica: one per ledger and user, in the host's temporary folder.
 
@@ -129,6 +143,8 @@ class LedgerPaths:
         """Make the folders, and a .gitignore so that no ledger is ever committed."""
         make_private_folder(self.ledger.parent)
         make_private_folder(self.sweeps)
+        with contextlib.suppress(FileExistsError), self.mark.open("x", encoding="ascii") as file:
+            file.write(f"{secrets.token_hex(16)}\n")
         ignore = self.ledger.parent / ".gitignore"
         if self.ledger.parent.name == HIDDEN and not ignore.exists():
             ignore.write_text("*\n", encoding="ascii")

@@ -215,6 +215,7 @@ class _Old:
 
     def __init__(self, ledger: Path) -> None:
         self.damage: str | None = None
+        self._mark = LedgerPaths(ledger).read_mark()
         self._connection: sqlite3.Connection | None = None
         replica = LedgerPaths(ledger).replica_folder / NAME
         if replica.exists():
@@ -230,7 +231,7 @@ class _Old:
         except sqlite3.Error:
             return None
         try:
-            if schema.version(connection) == len(schema.STEPS):
+            if schema.version(connection) == len(schema.STEPS) and schema.is_of(connection, self._mark):
                 sound = connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
                 connection.execute("SELECT id, root FROM sweep").fetchall()
                 if sound:

@@ -14,15 +14,13 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from clusterduck import git, identity
+from clusterduck import git, identity, standing
 from clusterduck.asking import Agents
 from clusterduck.errors import ClusterduckError
 from clusterduck.events import AttemptsCancelled, AttemptsRequeued, Event
 from clusterduck.inbox import Request
 from clusterduck.launch import earlier
 from clusterduck.launch.again import Again
-from clusterduck.ledger import queries
-from clusterduck.ledger.queries import Run
 from clusterduck.model import AgentId, Attempt
 from clusterduck.queue import Claims, Queue, Requeued, following
 from clusterduck.requeue_plan import Chosen, RequeuePlan, Skipped, SweepPlan, Wish, check_overrides, parse_changes, plan
@@ -65,11 +63,12 @@ class Sent:
 
 @dataclass(frozen=True)
 class RequeueReport:
-    """What was done: each run that was sent, those that were not, and what went wrong."""
+    """What was done: each run that was sent, those that were not, what went wrong, and what was planned."""
 
     sent: tuple[Sent, ...]
     skipped: tuple[Skipped, ...]
     trouble: tuple[str, ...] = ()
+    plan: RequeuePlan | None = None
 
     def describe(self) -> str:
         """What was done in a sentence."""
@@ -86,7 +85,9 @@ class RequeueReport:
             parts.append(f"{_runs(len(in_jobs))} in {'job' if len(jobs) == 1 else 'jobs'} {shown}")
         if left:
             parts.append(f"{_runs(left)} left in the queue: send {'it' if left == 1 else 'them'} with --unfinished")
-        return ", ".join(parts) or "no run was sent again"
+        done = ", ".join(parts) or "no run was sent again"
+        planned = sum(part.to_live for part in self.plan.sweeps) if self.plan is not None else len(taken)
+        return done if self.plan is None or planned == len(taken) else f"{done} (planned: {self.plan.places})"
 
 
 def carry_out(
@@ -108,7 +109,7 @@ def carry_out(
     trouble: list[str] = []
     for sweep in plan.sweeps:
         _Act(connection, ledger, plan.wish, sweep, tell).carry_out(sent, skipped, trouble)
-    return RequeueReport(tuple(sent), tuple(skipped), tuple(trouble))
+    return RequeueReport(tuple(sent), tuple(skipped), tuple(trouble), plan)
 
 
 # --- doing
@@ -148,7 +149,10 @@ class _Act:
                 skipped.append(Skipped(self._sweep, one.run.number, "it is being started this very moment"))
         if not free:
             return
-        entries = [self._entry(one, queued) for one in free]
+        room = self._part.to_live
+        entries = [
+            self._entry(one, queued, reserved=self._is_reserved(place >= room, one)) for place, one in enumerate(free)
+        ]
         act = Again(self._paths, self._ledger, f"requeue by {self._by}")
         act.record(*self._events(free, entries))
         put = []
@@ -174,7 +178,12 @@ class _Act:
         claims = Claims(self._paths.claims, f"requeue/{self._by}")
         return claims.claim(before) or agent_of(claims.owner(before)) is None
 
-    def _entry(self, one: Chosen, queued: Collection[Attempt]) -> Requeued:
+    def _is_reserved(self, is_beyond: bool, one: Chosen) -> bool:
+        """Whether only a new job takes the run: live agents take what they have room for, unless runs are shared."""
+        shares = self._part.launches[one.run.launch or 0].options.share_runs
+        return bool(self._wish.changes) or (is_beyond and not shares)
+
+    def _entry(self, one: Chosen, queued: Collection[Attempt], reserved: bool) -> Requeued:
         """What goes into the queue."""
         before = Attempt(one.attempt.run, one.attempt.number - 1)
         entry = following(
@@ -184,14 +193,14 @@ class _Act:
             kind="person",
             reason=f"requeued by {self._by}",
             by=self._by,
-            folder=self._first_folder(one.run),
+            folder=standing.folder_of(self._connection, one.run.sweep, one.run.number),
         )
         return replace(
             entry,
             overrides=(*entry.overrides, *self._wish.overrides),
             as_submitted=self._wish.as_submitted,
             fresh=self._wish.fresh,
-            reserved=bool(self._wish.changes),
+            reserved=reserved,
         )
 
     def _read(self, attempt: Attempt, queued: Collection[Attempt]) -> Requeued | None:
@@ -200,12 +209,6 @@ class _Act:
         with contextlib.suppress(ClusterduckError, FileNotFoundError):
             return self._queue.read(attempt)
         return None
-
-    def _first_folder(self, run: Run) -> str | None:
-        if run.attempt == 0:
-            return None
-        attempts = queries.attempts(self._connection, run.sweep, run.number)
-        return next((attempt.folder for attempt in attempts if attempt.folder is not None), None)
 
     def _events(self, chosen: Sequence[Chosen], entries: Sequence[Requeued]) -> list[Event]:
         """The act on record: an event for the runs of each launch, since each has code of its own."""
@@ -246,15 +249,16 @@ class _Act:
 
     def _offer(self, entries: Sequence[Requeued]) -> dict[Attempt, AgentId]:
         """Hurry the agents that have room; what they claim within some seconds counts as taken."""
-        room = min(len(entries), sum(room.slots for room in self._part.rooms))
-        if not room:
+        offered = [entry for entry in entries if not entry.reserved]
+        if not offered:
             return {}
+        room = len(offered)
         self._tell(f"offering {_runs(room)} to running jobs")
         request = Request(kind="look", by=self._by)
         self._agents.ask(self._paths, {each.agent: request for each in self._part.rooms})
         claims = Claims(self._paths.claims, "")
         until = time.monotonic() + ACKNOWLEDGE_S
-        wanted = {entry.attempt for entry in entries}
+        wanted = {entry.attempt for entry in offered}
         while True:
             claimed = wanted & claims.taken()
             if len(claimed) >= room or time.monotonic() > until:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +13,15 @@ from clusterduck import standing
 from clusterduck.errors import ConfigError
 from clusterduck.launch import owner
 from clusterduck.launch.again import Launched, launched
-from clusterduck.ledger import queries
+from clusterduck.ledger import queries, times
 from clusterduck.ledger.queries import Run
 from clusterduck.model import FAILED_STATES, AgentId, Attempt, State
 from clusterduck.paths import SweepPaths
 from clusterduck.slurm.jobs import JobStatus
 from clusterduck.standing import Standing, Waiting
+
+#: An agent that was not heard of for so many seconds is not counted on. Clocks of hosts differ, and reports may stall.
+SILENT_S = 120.0
 
 _FAILED = tuple(state.value for state in FAILED_STATES)
 
@@ -28,7 +32,7 @@ class Wish:
 
     Attributes:
         states: those that ended in one of these states.
-        unfinished: also those that wait for nobody.
+        unfinished: also those that wait for nobody, that failed, or whose job was cancelled under them.
         runs: only these, by sweep; None: all of the sweeps. Named runs are meant whatever their state if no state is.
         changes: launcher options to be changed, for the new jobs.
         overrides: added to the runs' own.
@@ -71,7 +75,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Room:
-    """A live agent with empty slots and nothing of its own to put there."""
+    """A live agent that claims, with empty slots and nothing of its own to put there."""
 
     agent: AgentId
     host: str
@@ -124,6 +128,11 @@ class RequeuePlan:
         """The plan in a sentence: ``12 failed runs: 4 to a running job on node7, 8 in 2 new jobs``."""
         if not self.count:
             return "no run is to be sent again"
+        return f"{_kinds(chosen for sweep in self.sweeps for chosen in sweep.chosen)}: {self.places}"
+
+    @property
+    def places(self) -> str:
+        """Where they would go, in words."""
         rooms = [room for sweep in self.sweeps for room in sweep.rooms if sweep.to_live]
         live = sum(sweep.to_live for sweep in self.sweeps)
         jobs = sum(sweep.jobs for sweep in self.sweeps)
@@ -134,7 +143,16 @@ class RequeuePlan:
             parts.append(f"{live} to {'a running job' if len(hosts) == 1 else 'running jobs'} on {on}")
         if self.count > live:
             parts.append(f"{self.count - live} in {'a new job' if jobs == 1 else f'{jobs} new jobs'}")
-        return f"{_kinds(chosen for sweep in self.sweeps for chosen in sweep.chosen)}: {', '.join(parts)}"
+        return ", ".join(parts)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """A sentence for each reason why the code of today cannot run, though it is wanted."""
+        if self.wish.as_submitted:
+            return ()
+        launches = [launch for sweep in self.sweeps for launch in sweep.launches.values()]
+        why = dict.fromkeys(launch.not_today for launch in launches if launch.not_today is not None)
+        return tuple(f"{each} The code as it was submitted will run instead." for each in why)
 
 
 def plan(
@@ -237,8 +255,10 @@ def _choose(connection: sqlite3.Connection, now: Standing, wish: Wish) -> tuple[
     attended = {waiting.run.number: waiting.batch for waiting in now.waiting if waiting.batch is not None}
     by_name = wanted is not None and not wish.states and not wish.unfinished
     states = {*wish.states, *(_FAILED if wish.unfinished else ())}
+    interrupted = standing.interrupted(connection, now.sweep) if wish.unfinished else set()
+    more = {*interrupted, *(unattended if wish.unfinished else ())}
     chosen, skipped = [], []
-    for run in _looked_at(connection, now.sweep, wanted, states, unattended if wish.unfinished else {}):
+    for run in _looked_at(connection, now.sweep, wanted, states, more):
         why = None
         if run.launch is None:
             why = "the journal of its launch has not been read yet"
@@ -251,7 +271,7 @@ def _choose(connection: sqlite3.Connection, now: Standing, wish: Wish) -> tuple[
             why = "it is running"
         elif run.state == State.PENDING.value:
             why = f"it waits for batch {attended[run.number]} already"
-        elif not by_name and run.state not in states:
+        elif not by_name and run.state not in states and run.number not in interrupted:
             why = f"it is {run.state}"
         if why is None:
             number = run.attempt + 1
@@ -268,13 +288,14 @@ def _looked_at(
     sweep: str,
     wanted: Sequence[int] | None,
     states: Collection[str],
-    unattended: Mapping[int, Waiting],
+    more: Collection[int],
 ) -> list[Run]:
+    """Those of the runs wanted, or else all in these states and ``more``."""
     if wanted is not None:
         return [queries.run(connection, sweep, number) for number in wanted]
     found = queries.runs(connection, sweep, queries.Filter(states=sorted(states))) if states else []
     known = {run.number for run in found}
-    found += [waiting.run for number, waiting in unattended.items() if number not in known]
+    found += [queries.run(connection, sweep, number) for number in more if number not in known]
     return sorted(found, key=lambda run: run.number)
 
 
@@ -287,15 +308,22 @@ def _again(waiting: Waiting) -> Chosen:
 
 
 def _rooms(connection: sqlite3.Connection, now: Standing) -> tuple[Room, ...]:
-    """Live agents with empty slots, less what their batches will put there by themselves."""
+    """Live agents that claim and have empty slots, less what their batches will put there by themselves."""
     due = Counter(waiting.batch for waiting in now.waiting)
+    silent_since = times.to_text(time.time() - SILENT_S)
+    deaf = {
+        AgentId(agent.batch, agent.restart, agent.node)
+        for agent in queries.agents(connection, now.sweep, alive=True)
+        if agent.draining or (agent.seen_at or "") < silent_since
+    }
     empty: Counter[AgentId] = Counter()
     hosts = {}
     for slot in queries.slots(connection, now.sweep):
         if slot.run is None and slot.batch in now.live:
             agent = AgentId(slot.batch, slot.restart, slot.node)
-            empty[agent] += 1
-            hosts[agent] = slot.host or "?"
+            if agent not in deaf:
+                empty[agent] += 1
+                hosts[agent] = slot.host or "?"
     rooms = [Room(agent, hosts[agent], count - due[agent.batch]) for agent, count in sorted(empty.items(), key=str)]
     return tuple(room for room in rooms if room.slots > 0)
 

@@ -92,9 +92,39 @@ def paths_of(connection: sqlite3.Connection, sweep: str) -> SweepPaths:
     except OSError as error:
         raise NotFoundError(
             f"The folder of sweep {sweep}, {paths.root}, cannot be used ({error.strerror}): it was moved or deleted. "
-            f"If it was moved, write its new place into .clusterduck/sweeps/{sweep} beside the ledger."
+            f"If it was moved, `clusterduck rebuild FOLDER` with its new place finds it again."
         ) from None
     return paths
+
+
+def missing(connection: sqlite3.Connection, sweeps: Iterable[str]) -> dict[str, str]:
+    """Those of the sweeps whose folders were moved or deleted, each with a sentence that says so."""
+    found = {}
+    for sweep in sweeps:
+        try:
+            paths_of(connection, sweep)
+        except NotFoundError as error:
+            found[sweep] = str(error)
+        except ClusterduckError:
+            continue  # it is there, and whoever wants to use it is told what is wrong with it
+    return found
+
+
+def folder_of(connection: sqlite3.Connection, sweep: str, run: int) -> str | None:
+    """The folder that a run's attempts share; None if none got that far. Earlier ones may have been moved aside."""
+    folders = [each.folder for each in queries.attempts(connection, sweep, run) if each.folder is not None]
+    return folders[-1] if folders else None
+
+
+def interrupted(connection: sqlite3.Connection, sweep: str) -> set[int]:
+    """The CANCELLED runs that nobody wanted to cancel: their jobs were, from outside, while they ran."""
+    rows = connection.execute(
+        "SELECT run.number FROM run JOIN attempt ON attempt.sweep = run.sweep AND attempt.run = run.number "
+        "AND attempt.number = run.attempt WHERE run.sweep = ? AND run.state = 'CANCELLED' "
+        "AND attempt.batch IS NOT NULL AND (attempt.by_job_end = 1 OR attempt.reported = 0)",
+        (sweep,),
+    ).fetchall()
+    return {row[0] for row in rows}
 
 
 def of_sweep(
@@ -146,17 +176,23 @@ def started_again(batches: Iterable[Batch]) -> set[str]:
 
 def _started_again(batches: Iterable[Batch]) -> set[tuple[str, str]]:
     """The same for batches of several sweeps, with one question."""
-    ended = {
-        batch.job_id: (batch.sweep, batch.id)
-        for batch in batches
-        if batch.job_id and batch.cluster == "slurm" and batch.state not in (*_LIVE, State.COMPLETED.value)
-    }
+    ended = {}
+    found = set()
+    for batch in batches:
+        if batch.job_id is None or batch.state in (*_LIVE, State.COMPLETED.value):
+            continue
+        if batch.cluster == "slurm":
+            ended[batch.job_id] = (batch.sweep, batch.id)
+        elif batch.submit_host == identity.host() and batch.job_id.isdecimal():
+            submitted_at = times.to_seconds(batch.submitted_at) if batch.submitted_at else 0.0
+            if is_running(int(batch.job_id), submitted_at):
+                found.add((batch.sweep, batch.id))
     if not ended:
-        return set()
+        return found
     try:
-        return {ended[job] for job in still_listed(ended)}
+        return found | {ended[job] for job in still_listed(ended)}
     except SlurmError:
-        return set(ended.values())  # what nobody can tell may be alive
+        return found | set(ended.values())  # what nobody can tell may be alive
 
 
 def neglected(
@@ -215,6 +251,8 @@ def is_in_doubt(batch: Batch) -> bool:
 
 def is_being_submitted(connection: sqlite3.Connection, batch: Batch) -> bool:
     """Whether a batch that has no job may still get one: the process that planned it lives, or may live."""
+    if is_in_doubt(batch):
+        return False
     age = time.time() - (times.to_seconds(batch.planned_at) if batch.planned_at else 0.0)
     launched = connection.execute(
         "SELECT host, pid, started_at, ended_at FROM launch WHERE sweep = ? AND number = ?", (batch.sweep, batch.launch)
@@ -251,8 +289,6 @@ def _put_back_by(connection: sqlite3.Connection, sweep: str, live: Collection[st
     """Attempts that an agent of a live batch has put into the queue, and looks for itself."""
     found: dict[Attempt, str] = {}
     for (detail,) in connection.execute(
-    if is_in_doubt(batch):
-        return False
         "SELECT detail FROM act WHERE sweep = ? AND kind = 'requeue' AND json_extract(detail, '$.batch') IS NOT NULL",
         (sweep,),
     ).fetchall():

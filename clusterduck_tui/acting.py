@@ -143,7 +143,7 @@ class Requeue:
         """What it would do, and why runs are left out."""
         if self.planned is None:
             return ""
-        words = [sentence(self.planned.describe())]
+        words = [sentence(self.planned.describe()), *self.planned.remarks]
         skipped = self.planned.skipped
         words += [f"Not run {skip.run}: {skip.why}." for skip in skipped[:3]]
         if len(skipped) > 3:

@@ -150,8 +150,9 @@ def _run_agent(settings: AgentSettings, environ: dict[str, str]) -> int:
         )
         _log.write(b"".join(lost))
     _publish_last(settings, HURRIED_PATIENCE_S if end.hurried else PUBLISHING_PATIENCE_S)
-    if end.timed_out and not lost:
-        exit_code = send_back(settings, agent, _job_id(environ, settings.cluster), say) or exit_code
+    if not lost and (end.timed_out or settings.nodes > 1):
+        job_id = _job_id(environ, settings.cluster)
+        exit_code = send_back(settings, agent, job_id, say, hurried=end.hurried) or exit_code
     shutil.rmtree(scratch, ignore_errors=True)
     return exit_code
 
@@ -310,6 +311,7 @@ def _who(settings: AgentSettings, sweep: SweepPaths, environ: dict[str, str]) ->
 
 def _end_of_job(environ: dict[str, str], settings: AgentSettings, job_id: str) -> float | None:
     """When the job will be ended: Slurm 22.05 and later say so in the environment, older ones are asked once."""
+    from clusterduck import clock
     from clusterduck.errors import SlurmError
     from clusterduck.slurm.jobs import job_end_time
 

@@ -26,7 +26,7 @@ import cloudpickle
 import hydra.core.utils
 import hydra.types
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from clusterduck.agent.code import todays_function
 from clusterduck.errors import ClusterduckError, RunFailedError
@@ -164,6 +164,7 @@ class _Run:
         with open_dict(config):
             config.hydra.job.id = f"{self._order['job_id']}_{self._attempt.run}"
             config.hydra.job.num = self._attempt.run
+            self._follow_sweep(config)
             if self._order["folder"] is not None:
                 config.hydra.sweep.subdir = self._order[
                     "folder"
@@ -177,6 +178,15 @@ class _Run:
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
         )
+
+    def _follow_sweep(self, config: DictConfig) -> None:
+        """Have the run's folder in the sweep's, if that was moved since the launch."""
+        if self._payload.sweep_dir is None:
+            return
+        before = SweepPaths.of(Path(self._payload.sweep_dir), self._sweep.sweep)
+        if before.root != self._sweep.root:
+            folder = os.path.join(self._payload.cwd, str(config.hydra.sweep.dir))
+            config.hydra.sweep.dir = self._sweep.place(before.kept(folder))
 
     def _function(self, submitted: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Today's version of the user's function, if that is wanted and can be had; else the one that was submitted."""

@@ -24,7 +24,7 @@ def add_acts(command: Command, sweep: str) -> None:
     _add_cancel(command, sweep)
     drain = command(
         "drain",
-        "a job finish what runs and claim nothing more",
+        "a job finish what runs and claim nothing more; one that waits leaves Slurm's queue, and its runs stay",
         ["clusterduck drain 4711", "clusterduck drain 4711_2"],
         "Have",
     )
@@ -37,7 +37,7 @@ def add_acts(command: Command, sweep: str) -> None:
     )
     wait.add_argument("sweep", metavar="SWEEP", help=sweep)
     wait.add_argument("--timeout", type=seconds, metavar="S", help="give up after so many seconds")
-    wait.add_argument("--fail-fast", action="store_true", help="end as soon as a run has failed")
+    wait.add_argument("--fail-fast", action="store_true", help="end as soon as a run has failed for good")
 
 
 def _add_requeue(command: Command, sweep: str) -> None:
@@ -60,10 +60,13 @@ def _add_requeue(command: Command, sweep: str) -> None:
         action="append",
         default=[],
         metavar="STATE",
-        help="runs in this state, e.g. CANCELLED; may be given several times",
+        help="runs in this state, e.g. CANCELLED; may be given several times; with --failed, only such of the failed",
     )
     requeue.add_argument(
-        "--unfinished", action="store_true", help="failed runs, and those that wait though no live job will take them"
+        "--unfinished",
+        action="store_true",
+        help="failed runs, those whose job was cancelled under them with scancel, and those that wait though no live "
+        "job will take them",
     )
     requeue.add_argument("--sweep", metavar="SWEEP", help=f"of this sweep: {sweep} (default: @last)")
     requeue.add_argument("--all-sweeps", action="store_true", help="of every sweep of the ledger")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from clusterduck import standing
 from clusterduck.cli.exit_codes import ExitCode
 from clusterduck.cli.looking import View, opened
 from clusterduck.cli.output import Output, narrate
@@ -39,12 +40,12 @@ def execute(options: argparse.Namespace) -> ExitCode:
             _follow(view, attempt, tail)
         elif options.json:
             text = b"".join(tail.read()).decode("utf-8", errors="replace")
-            _require_log(attempt, tail)
+            _require_log(view, attempt, tail)
             row = {"run": attempt.name, "attempt": attempt.number, "state": attempt.state, "log": str(tail.path)}
             Output().json([{**row, "text": text}])
         else:
             _Screen().show(tail.read())
-            _require_log(attempt, tail)
+            _require_log(view, attempt, tail)
     return ExitCode.OK
 
 
@@ -79,8 +80,10 @@ class _Attempt:
             self.state = run.state
 
 
-def _require_log(attempt: _Attempt, tail: LogTail) -> None:
+def _require_log(view: View, attempt: _Attempt, tail: LogTail) -> None:
     if not tail.found:
+        for sentence in standing.missing(view.connection, [attempt.sweep]).values():
+            raise NotFoundError(sentence)
         if attempt.log is None:
             raise NotFoundError(f"Run {attempt.name} is {attempt.state} and has printed nothing yet.")
         raise NotFoundError(f"The log of run {attempt.name} is not there: {attempt.log}")
@@ -108,7 +111,7 @@ def _follow(view: View, attempt: _Attempt, tail: LogTail) -> None:
         if attempt.log is not None and attempt.log != tail.path:
             screen.show(tail.read())
             tail.moved_to(attempt.log)
-    _require_log(attempt, tail)
+    _require_log(view, attempt, tail)
     narrate(f"run {attempt.name} (attempt {attempt.number}) is {attempt.state}")
 
 

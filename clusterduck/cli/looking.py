@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clusterduck import standing
 from clusterduck.cli.output import narrate
 from clusterduck.errors import ClusterduckError, ConfigError, LedgerError, NotFoundError
 from clusterduck.ledger import condition, queries
@@ -17,8 +18,8 @@ from clusterduck.ledger.publish import publish
 from clusterduck.ledger.replica import Replica
 from clusterduck.paths import LedgerPaths, require_ledger
 from clusterduck.reconcile import close_dead_batches, is_anything_open, look_at_jobs
-from clusterduck.slurm.jobs import JobStatus
 from clusterduck.slurm.command import QUICK_S
+from clusterduck.slurm.jobs import JobStatus
 
 #: Seconds to wait for somebody else who is publishing the ledger right now: what they publish is as good as ours.
 PUBLISH_WAIT_S = 1.0

@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="STATE",
-        help="only runs in this state, e.g. RUNNING; may be given several times",
+        help="only runs in this state, e.g. RUNNING; may be given several times; with --failed, both must hold",
     )
     runs.add_argument("--failed", action="store_true", help="only runs that ended neither well nor by somebody's wish")
     runs.add_argument(

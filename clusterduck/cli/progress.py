@@ -28,17 +28,18 @@ class Progress:
         self._stream = sys.stderr if stream is None else stream
         self._title = title
         self._clock = clock
-        self._said: tuple[int, int, int, int] | None = None
-        self._numbers: tuple[int, int, int, int] | None = None
+        self._said: tuple[int, ...] | None = None
+        self._numbers: tuple[int, ...] | None = None
         self._said_at = float("-inf")
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
 
-    def update(self, done: int, total: int, running: int, failed: int) -> None:
-        """Take the latest numbers: runs that ended (failed ones among them), all, those running, those that failed."""
-        self._numbers = (done, total, running, failed)
+    def update(self, done: int, total: int, running: int, failed: int, cancelled: int = 0) -> None:
+        """Take the latest numbers: runs that ended, all, those running, and of the first those that failed, and those
+        that were cancelled."""
+        self._numbers = (done, total, running, failed, cancelled)
         if self._stream.isatty():
-            self._draw(done, total, running, failed)
+            self._draw(done, total, _words(*self._numbers))
         elif self._numbers != self._said and self._clock() - self._said_at >= LINE_INTERVAL_S:
             self._say()
 
@@ -56,7 +57,7 @@ class Progress:
         self._stream.flush()
         self._said, self._said_at = self._numbers, self._clock()
 
-    def _draw(self, done: int, total: int, running: int, failed: int) -> None:
+    def _draw(self, done: int, total: int, words: str) -> None:
         if self._bar is None:
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
@@ -75,9 +76,10 @@ class Progress:
             self._task = self._bar.add_task("", total=total, title=self._title, words="")
             self._bar.start()
         assert self._task is not None
-        self._bar.update(self._task, completed=done, total=total, words=_words(done, total, running, failed))
+        self._bar.update(self._task, completed=done, total=total, words=words)
 
 
-def _words(done: int, total: int, running: int, failed: int) -> str:
+def _words(done: int, total: int, running: int, failed: int, cancelled: int) -> str:
     words = f"{done} of {total} runs done, {running} running"
-    return f"{words}, {failed} failed" if failed else words
+    words += f", {failed} failed" if failed else ""
+    return f"{words}, {cancelled} cancelled" if cancelled else words

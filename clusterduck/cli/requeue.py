@@ -43,6 +43,8 @@ def execute(options: argparse.Namespace) -> ExitCode:
             fresh=options.fresh,
         )
         plan = requeue.plan(view.connection, _sweeps(view, options, runs), wish, view.jobs)
+        for remark in plan.remarks:
+            narrate(remark)
         if options.dry_run:
             return _show_plan(plan, options.json)
         if plan.count and not confirmed(plan.describe(), plan.count, options.yes):

@@ -31,6 +31,7 @@ def execute(options: argparse.Namespace) -> ExitCode:
         else:
             sweeps = [view.sweep(options.sweep)]
         runs = _sorted_runs(view, sweeps, Filter(states=states), options)
+        view.narrate_missing({run.sweep for run in runs})
         output = Output()
         if options.json:
             output.json(row(run) for run in runs)
@@ -67,10 +68,11 @@ def row(run: Run) -> dict[str, Any]:
 
 
 def states_of(options: argparse.Namespace) -> list[str]:
-    """The states that ``--state`` and ``--failed`` ask for; none if neither was given.
+    """The states that ``--state`` and ``--failed`` ask for, those of the former that are failures if both were given;
+    none if neither was.
 
     Raises:
-        ConfigError: if one is none.
+        ConfigError: if one is none, or no failure where failures are asked for.
     """
     states = []
     for text in options.state:
@@ -78,9 +80,16 @@ def states_of(options: argparse.Namespace) -> list[str]:
             states.append(State(text.upper()).value)
         except ValueError:
             raise ConfigError(f"{text!r} is no state; the states are {', '.join(State)}.") from None
-    if options.failed:
-        states += [state.value for state in FAILED_STATES]
-    return list(dict.fromkeys(states))
+    failed = [state.value for state in FAILED_STATES]
+    if not options.failed:
+        return list(dict.fromkeys(states))
+    other = [state for state in states if state not in failed]
+    if other:
+        raise ConfigError(
+            f"--failed means {', '.join(failed)}, and no run is one of these and {other[0]}: leave out --failed, and "
+            "give --state for each of the states."
+        )
+    return list(dict.fromkeys(states or failed))
 
 
 def _sorted_runs(view: View, sweeps: Sequence[str], matching: Filter, options: argparse.Namespace) -> list[Run]:

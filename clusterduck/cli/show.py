@@ -20,6 +20,7 @@ def execute(options: argparse.Namespace) -> ExitCode:
     with opened(options) as view:
         sweep, number = view.run(options.run)
         (run,) = runs.with_reasons(view, [queries.run(view.connection, sweep, number)])
+        view.narrate_missing([sweep])
         attempts = queries.attempts(view.connection, sweep, number)
         output = Output()
         if options.json:

@@ -9,8 +9,9 @@ import argparse
 import json
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
-from clusterduck import identity, standing
+from clusterduck import identity, lost, standing
 from clusterduck.cli.exit_codes import ExitCode
 from clusterduck.cli.looking import View, opened
 from clusterduck.cli.output import Output
@@ -19,9 +20,9 @@ from clusterduck.launch.processes import is_running
 from clusterduck.ledger import queries, times
 from clusterduck.ledger.queries import Sweep
 from clusterduck.model import State
-
 from clusterduck.paths import SweepPaths
 from clusterduck.slurm.command import QUICK_S, TIMEOUT_S
+
 #: For how long runs must have waited for nobody before the sweep is taken to be stuck, in seconds: somebody may be
 # about  to submit a job for what was lost.
 STUCK_S = 15.0
@@ -36,11 +37,13 @@ THINKING_S = 120.0
 
 @dataclass(frozen=True)
 class _Outcome:
-    """How the waiting ended: in a word for programs, a sentence for people, and as an exit code."""
+    """How the waiting ended: in a word for programs, a sentence for people, and as an exit code; and for how many
+    seconds all looks must say so."""
 
     word: str
     sentence: str
     code: ExitCode
+    sure_after_s: float = 0.0
 
 
 def execute(options: argparse.Namespace) -> ExitCode:
@@ -67,6 +70,7 @@ class _Wait:
         self._timeout_s = timeout_s
         self._fail_fast = fail_fast
         self._asked_at = float("-inf")
+        self._again: set[str] = set()  # the batches that are alive, or about to be started again
         self._suspicion: str | None = None  # what the look before this one would have ended with,
         self._suspected_at = 0.0  # and since when all looks would have
 
@@ -99,38 +103,52 @@ class _Wait:
             sweep.counts[state.value] for state in (State.PENDING, State.RUNNING, State.COMPLETED)
         )
         done = sweep.runs - pending - running
-        failed = done - completed
-        progress.update(done, sweep.runs, running, failed)
+        cancelled = sweep.counts[State.CANCELLED.value]
+        progress.update(done, sweep.runs, running, done - completed - cancelled, cancelled)
         if sweep.runs and completed == sweep.runs and not self._may_launch_more():
             return _Outcome("completed", f"all {_runs(completed)} completed", ExitCode.OK)
-        if not (self._fail_fast and failed) and (running or not (asks or self._suspicion)):
+        is_failing = self._fail_fast and done > completed
+        if asks and (is_failing or done == sweep.runs):
+            batches = queries.batches(self._view.connection, self._sweep)
+            alive = {batch.id for batch in batches if batch.state in (State.PENDING.value, State.RUNNING.value)}
+            self._again = alive | standing.started_again(batches)
+        if not is_failing and (running or not (asks or self._suspicion)):
             return None
-        outcome = self._why_over(sweep, failed, done)
+        outcome = self._why_over(sweep, done)
         suspicion, self._suspicion = self._suspicion, None if outcome is None else outcome.word
         if outcome is None:
             return None
         if suspicion != outcome.word:
             self._suspected_at = time.monotonic()
             return None
-        sure_after = STUCK_S if outcome.word == "stuck" else 0.0
-        return outcome if time.monotonic() - self._suspected_at >= sure_after else None
+        return outcome if time.monotonic() - self._suspected_at >= outcome.sure_after_s else None
 
-    def _why_over(self, sweep: Sweep, failed: int, done: int) -> _Outcome | None:
-        if self._fail_fast and failed:
-            return _Outcome("failed", f"{_runs(failed)} did not complete", ExitCode.NOT_COMPLETED)
+    def _why_over(self, sweep: Sweep, done: int) -> _Outcome | None:
+        if self._fail_fast or done == sweep.runs:
+            ends = lost.ends(self._view.connection, SweepPaths(Path(sweep.root)), self._again)
+            if self._fail_fast and (ends.final or ends.doubtful):
+                sentence = f"{_runs(len(ends.final or ends.doubtful))} failed"
+                return _Outcome("failed", sentence, ExitCode.NOT_COMPLETED, 0.0 if ends.final else STUCK_S)
+            if done == sweep.runs and not self._may_launch_more():
+                return None if ends.restarting else self._all_over(sweep, STUCK_S if ends.doubtful else 0.0)
         if sweep.counts[State.RUNNING.value] or self._may_launch_more():
             return None
         now = standing.of_sweep(self._view.connection, self._sweep, self._view.jobs)
-        if done == sweep.runs:
-            if standing.started_again(now.batches):
-                return None
-            return _Outcome("failed", f"{failed} of {_runs(sweep.runs)} did not complete", ExitCode.NOT_COMPLETED)
         if len(now.unattended) < len(now.waiting) or not now.waiting:
             return None
         count = len(now.waiting)
         waits, them = ("waits", "it") if count == 1 else ("wait", "them")
         remedy = f"`{standing.remedy(self._sweep)}` sends {them} again"
-        return _Outcome("stuck", f"{_runs(count)} {waits}, and no live job will take {them}: {remedy}", ExitCode.STUCK)
+        sentence = f"{_runs(count)} {waits}, and no live job will take {them}: {remedy}"
+        return _Outcome("stuck", sentence, ExitCode.STUCK, STUCK_S)
+
+    def _all_over(self, sweep: Sweep, sure_after_s: float) -> _Outcome:
+        cancelled = sweep.counts[State.CANCELLED.value]
+        left = sweep.runs - sweep.counts[State.COMPLETED.value]
+        parts = [f"{left - cancelled} failed"] if left > cancelled else []
+        parts += [f"{cancelled} cancelled"] if cancelled else []
+        sentence = f"{left} of {_runs(sweep.runs)} did not complete ({', '.join(parts)})"
+        return _Outcome("failed", sentence, ExitCode.NOT_COMPLETED, sure_after_s)
 
     def _may_launch_more(self) -> bool:
         """Whether the process that launched last runs here and waits for its runs, as an optimising sweeper does, which

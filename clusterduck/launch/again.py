@@ -37,12 +37,14 @@ class Launched:
         options: its options.
         python: the interpreter that launched.
         code: where the user's code is.
+        not_today: why the function as it is today cannot be had, as far as that can be seen without running anything.
     """
 
     number: int
     options: Options
     python: str
     code: str
+    not_today: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,14 +82,17 @@ def launched(
     options = Options.again(settings, changes or {})
     folder = os.path.join(cwd, os.path.expanduser(options.submitit_folder))
     try:
-        from clusterduck.launch.payload import Payload  # loads Hydra, which commands that only look do without
+        from clusterduck.agent.code import why_not_today  # loads Hydra, which commands that only look do without
+        from clusterduck.launch.payload import Payload
 
         require_own_up_to(paths.payload(number), paths.root)
-        script = Payload.load(paths.payload(number).read_bytes()).script
+        payload = Payload.load(paths.payload(number).read_bytes())
     except (OSError, JournalError) as error:
         raise NotFoundError(f"What launch {number} of sweep {paths.sweep} needs is gone: {error}") from None
-    code = os.path.dirname(script) if script is not None else cwd
-    return Launched(number, replace(options, submitit_folder=folder), python, code)
+    if payload.sweep_dir is not None:  # the sweep may have been moved since
+        folder = paths.place(SweepPaths.of(Path(payload.sweep_dir), paths.sweep).kept(folder))
+    code = os.path.dirname(payload.script) if payload.script is not None else cwd
+    return Launched(number, replace(options, submitit_folder=folder), python, code, why_not_today(payload))
 
 
 class Again:
@@ -152,7 +157,7 @@ class Again:
         try:
             for array in _submit(options, agents, launch.python):
                 new = list(zip(batches[taken:], homes[taken:], array, strict=False))
-                self.record(*(_submitted(batch, options.cluster, *job) for batch, _, job in new))
+                self.record(*(_submitted(self._paths, batch, options.cluster, *job) for batch, _, job in new))
                 taken += len(new)
                 yield from (Job(batch, job_id, options.cluster, home) for batch, home, (job_id, _) in new)
         except Exception as error:
@@ -193,8 +198,8 @@ def _planned(batch: str, launch: Launched, home: Sequence[Attempt]) -> BatchPlan
     )
 
 
-def _submitted(batch: str, cluster: str, job_id: str, folder: str) -> BatchSubmitted:
-    return BatchSubmitted(batch=batch, cluster=cluster, job_id=job_id, host=identity.host(), log_dir=folder)
+def _submitted(paths: SweepPaths, batch: str, cluster: str, job_id: str, folder: str) -> BatchSubmitted:
+    return BatchSubmitted(batch=batch, cluster=cluster, job_id=job_id, host=identity.host(), log_dir=paths.kept(folder))
 
 
 def _submit(options: Options, agents: list[AgentSettings], python: str) -> Iterator[list[tuple[str, str]]]:

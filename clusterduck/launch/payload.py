@@ -140,6 +140,7 @@ class Payload:
         module: name of the module it came from: of ``python -m``'s, or the one that was imported.
         function: its ``__qualname__``.
         user: a cloudpickle of :class:`UserSide`.
+        sweep_dir: where the sweep's folder was at launch; None where that was not kept.
     """
 
     first_run: int
@@ -151,6 +152,7 @@ class Payload:
     module: str | None
     function: str
     user: bytes
+    sweep_dir: str | None = None
 
     def dump(self) -> bytes:
         """The payload as a pickle of builtin types only."""

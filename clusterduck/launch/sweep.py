@@ -27,18 +27,17 @@ from clusterduck import git, identity
 from clusterduck.agent.settings import AgentSettings
 from clusterduck.errors import ClusterduckError, ConfigError, DoubtfulSubmissionError, SubmissionError
 from clusterduck.events import (
-    BatchClosed,
     BatchPlanned,
-    Event,
     BatchSubmitted,
+    Event,
     LaunchEnded,
     LaunchStarted,
     RunsClosed,
     RunsPlanned,
 )
 from clusterduck.journal import JournalWriter
-from clusterduck.launch.again import left_over
 from clusterduck.launch import earlier, freeze, owner, plan, register, show, sweepers
+from clusterduck.launch.again import left_over
 from clusterduck.launch.agents import settings_for
 from clusterduck.launch.answers import SubmittedRun
 from clusterduck.launch.collect import Collector, Progress
@@ -184,8 +183,8 @@ class Sweep:
             raise SubmissionError(
                 f"The plan of the sweep cannot be written, so nothing was submitted: {error}"
             ) from None
-        doubtful = 0
         jobs: list[str] = []
+        doubtful = 0
         why = "the launch was interrupted before its job was submitted"
         try:
             agents = [self._settings(number, batch, (first, len(runs)), bool(expected_s)) for batch in planned]
@@ -193,12 +192,12 @@ class Sweep:
                 for job, folder in taken:
                     journal.append([self._batch_submitted(planned[len(jobs)], job, folder)])
                     jobs.append(job)
+                journal.flush(sync=True)
         except DoubtfulSubmissionError as error:
             why, doubtful = str(error), error.jobs
             if not self._options.wait_for_completion:
                 raise
             log.warning(why)
-                journal.flush(sync=True)
         except Exception as error:
             why = str(error)
             raise
@@ -277,6 +276,7 @@ class Sweep:
             module=module,
             function=function,
             user=data,
+            sweep_dir=str(self._sweep_dir),
         )
         if self._launches > 0:
             return payload, git.commit_of(self._code)
@@ -365,7 +365,11 @@ class Sweep:
 
     def _batch_submitted(self, batch: plan.Batch, job: str, folder: str) -> BatchSubmitted:
         return BatchSubmitted(
-            batch=batch.id, cluster=self._options.cluster, job_id=job, host=identity.host(), log_dir=folder
+            batch=batch.id,
+            cluster=self._options.cluster,
+            job_id=job,
+            host=identity.host(),
+            log_dir=SweepPaths.of(self._sweep_dir, self._sweep).kept(folder),
         )
 
     def _settings(self, number: int, batch: plan.Batch, runs: tuple[int, int], ordered: bool) -> AgentSettings:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from clusterduck import events
 from clusterduck.errors import JournalError, LedgerError, UnsafePathError
 from clusterduck.ledger import discovery, schema
 from clusterduck.ledger.fold import fold_journal
@@ -26,6 +27,9 @@ NAME = "replica.db"
 
 #: How the name of one begins that is being folded anew.
 _ANEW = "anew-"
+
+#: What is wrong with one in which an older version passed over what this one knows.
+_HALF_KNOWN = "was folded by an older clusterduck, which did not know all that was reported"
 
 #: How long a process waits for another's transaction, in seconds. Transactions take hundredths of one.
 BUSY_S = 30.0
@@ -51,6 +55,10 @@ class FoldReport:
     problems: tuple[str, ...] = ()
     more: bool = False
     seconds: float = 0.0
+
+
+class _OutlivedError(sqlite3.DatabaseError):
+    """The replica is that of a ledger which was deleted; another one has its place now."""
 
 
 class Replica:
@@ -138,6 +146,8 @@ class Replica:
         if self._is_replaced():
             self._reopen()
         try:
+            if self._is_half_known(self.connection):  # by an older version that has it open, too
+                self.recover(_HALF_KNOWN)
             return self._catch_up(budget_s, look_at)
         except sqlite3.Error as error:
             if not self._is_replaced() and not _is_damage(error):
@@ -148,12 +158,12 @@ class Replica:
         except sqlite3.Error as error:
             raise _unusable(self.path, error) from error
 
-    def recover(self) -> None:
+    def recover(self, trouble: str = "was damaged") -> None:
         """Open the file anew; if it is damaged, begin a new one. For callers who met an ``sqlite3.DatabaseError``."""
         damaged = not self._is_replaced()
         self.connection.close()
         if damaged:
-            self.mended = f"the replica {self.path} was damaged"
+            self.mended = f"the replica {self.path} {trouble}"
             with self._locked():
                 _discard(self.path)
         self.connection = self._open()
@@ -171,7 +181,8 @@ class Replica:
                 except sqlite3.DatabaseError as error:
                     if not _is_damage(error):
                         raise
-                    self.mended = f"the replica {self.path} was not sound ({error})"
+                    if not isinstance(error, _OutlivedError):
+                        self.mended = f"the replica {self.path} was not sound ({error})"
                 _discard(self.path)
                 return self._connect()
         except (OSError, sqlite3.Error) as error:
@@ -210,10 +221,22 @@ class Replica:
             schema.set_meta(connection, "ledger", name)
         elif owner != name:
             raise sqlite3.DatabaseError("the replica is another ledger's")
+        mark = LedgerPaths(self.ledger).read_mark()
+        if not schema.is_of(connection, mark):
+            raise _OutlivedError("it is that of an earlier ledger here, which was deleted")
+        if mark is not None and schema.get_meta(connection, "mark") is None:
+            schema.set_meta(connection, "mark", mark)
+        if self._is_half_known(connection):
+            raise sqlite3.DatabaseError(f"it {_HALF_KNOWN}")
         if size <= CHECKED_BYTES:
             answer = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if answer != "ok":
                 raise sqlite3.DatabaseError(str(answer))
+
+    @staticmethod
+    def _is_half_known(connection: sqlite3.Connection) -> bool:
+        """Whether an older clusterduck folded it, and passed over events that this one knows."""
+        return any(events.knows(kind) for kind in schema.unknown_kinds(connection))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -244,7 +267,7 @@ class Replica:
         def is_time_up() -> bool:
             return budget_s is not None and time.monotonic() - start >= budget_s
 
-        events = journals = 0
+        folded_events = journals = 0
         problems: list[str] = []
         more = False
         try:
@@ -274,11 +297,17 @@ class Replica:
                 except (OSError, JournalError) as error:
                     problems.append(str(error))
                     continue
-                events += folded.events
+                folded_events += folded.events
                 more = folded.more
             if visit.is_whole and not more:
                 discovery.note(self.connection, visit, self._clock())
-        return FoldReport(events, journals, tuple(problems), more, time.monotonic() - start)
+        unknown = schema.unknown_kinds(self.connection)
+        if unknown:
+            problems.append(
+                f"A newer clusterduck has reported what this one does not know ({', '.join(sorted(unknown))}) and does "
+                f"not show: upgrade clusterduck here."
+            )
+        return FoldReport(folded_events, journals, tuple(problems), more, time.monotonic() - start)
 
 
 def _remove_leavings(folder: Path) -> None:
@@ -298,7 +327,7 @@ def _is_damage(error: Exception) -> bool:
     """Whether an error says that the file is not a sound replica (and not that it is busy, or the disk full)."""
     if isinstance(error, sqlite3.OperationalError):
         return str(error).startswith(("no such ", "table ", "disk I/O error"))
-    return type(error) is sqlite3.DatabaseError
+    return type(error) in (sqlite3.DatabaseError, _OutlivedError)
 
 
 def _unusable(path: Path, error: Exception) -> LedgerError:

@@ -7,7 +7,7 @@ that any number of processes may start on a new file at once.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from clusterduck.errors import LedgerError
@@ -218,3 +218,15 @@ def is_of(connection: sqlite3.Connection, mark: str | None) -> bool:
 def set_meta(connection: sqlite3.Connection, key: str, value: object) -> None:
     """Write a value of the ``meta`` table."""
     connection.execute("INSERT OR REPLACE INTO meta(key, value) VALUES (?, ?)", (key, str(value)))
+
+
+def unknown_kinds(connection: sqlite3.Connection) -> frozenset[str]:
+    """The kinds of events that were passed over when this file was folded, because that version did not know them."""
+    return frozenset((get_meta(connection, "unknown_events") or "").split())
+
+
+def note_unknown(connection: sqlite3.Connection, kinds: Iterable[str]) -> None:
+    """Note that events of these kinds were passed over."""
+    new = {"".join(kind.split()) for kind in kinds}
+    if new:
+        set_meta(connection, "unknown_events", " ".join(sorted(new | unknown_kinds(connection))))

@@ -38,7 +38,14 @@ def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[s
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
     log = folder / "said"
-    return lambda: log.read_text().splitlines() if log.exists() else []
+
+    def lines() -> list[str]:
+        for thread in threading.enumerate():
+            if thread.name == "signal":  # nobody waits for it who was heard of without
+                thread.join(10)
+        return log.read_text().splitlines() if log.exists() else []
+
+    return lines
 
 
 @pytest.fixture
@@ -104,7 +111,7 @@ def test_what_runs_is_asked_for_and_the_agent_is_woken(
     (request,) = requests(sweep)
     assert (request.kind, request.attempts, request.grace_s, request.by) == ("cancel", (Attempt(6, 1),), 3.0, ME)
     assert said() == ["--signal=USR1 9001"]
-    assert [act.kind for act in queries.acts(replica.connection, sweep.id)] == ["cancel", "ask_cancel"]
+    assert sorted(act.kind for act in queries.acts(replica.connection, sweep.id)) == ["ask_cancel", "cancel"]
 
 
 def test_what_an_agent_claims_first_is_asked_for_too(
@@ -190,9 +197,6 @@ def test_over_is_over(sweep: ActsSweep, replica: Replica) -> None:
 def test_draining_asks_every_agent_of_the_job(
     sweep: ActsSweep, replica: Replica, said: Callable[[], list[str]]
 ) -> None:
-    replica.catch_up()
-    with pytest.raises(NotFoundError, match="Job 9001 has no agent that runs"):
-        drain(replica.connection, "9001")
     sweep.live_agent(6)
     replica.catch_up(look_at=[sweep.id])
     assert drain(replica.connection, "9001") == "job 9001 on node1 finishes what runs and takes nothing more"
@@ -201,3 +205,56 @@ def test_draining_asks_every_agent_of_the_job(
     replica.catch_up(look_at=[sweep.id])
     (act,) = queries.acts(replica.connection, sweep.id)
     assert (act.kind, act.job_id, act.user) == ("ask_drain", "9001", identity.user())
+
+
+def test_draining_a_job_that_has_not_begun_takes_it_out_of_the_queue(
+    sweep: ActsSweep, replica: Replica, said: Callable[[], list[str]]
+) -> None:
+    replica.catch_up()
+    assert drain(replica.connection, "9001") == (
+        "job 9001 had not begun and was taken out of Slurm's queue; its runs stay PENDING until "
+        "`clusterduck requeue --unfinished` sends them"
+    )
+    assert said() == ["--state=PENDING 9001"]
+    assert {state for run, (state, _) in sweep.states(replica).items() if run > 5} == {"PENDING"}
+    (batch,) = (batch for batch in queries.batches(replica.connection, sweep.id) if batch.id == "0-1")
+    assert (batch.state, batch.reason) == ("CANCELLED", f"drained by {ME} before it began")
+    with pytest.raises(NotFoundError, match="Job 9001 has ended already"):
+        drain(replica.connection, "9001")
+
+
+def test_a_job_that_begins_while_it_is_drained_is_not_taken_for_gone(
+    sweep: ActsSweep, replica: Replica, said: Callable[[], list[str]], tmp_path: Path
+) -> None:
+    row = "9001|RUNNING|1|1|1:00|1|None"
+    (tmp_path / "bin" / "squeue").write_text(f"#!/bin/sh\necho '{row}'\n")
+    replica.catch_up()
+    with pytest.raises(NotFoundError, match="Job 9001 has just begun"):
+        drain(replica.connection, "9001")
+    replica.catch_up(look_at=[sweep.id])
+    assert [batch.state for batch in queries.batches(replica.connection, sweep.id)] == ["FAILED", "PENDING"]
+
+
+def test_a_signal_that_hangs_holds_nobody_up_who_was_heard_of(
+    sweep: ActsSweep, replica: Replica, said: Callable[[], list[str]], tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    (tmp_path / "bin" / "scancel").write_text(f"#!/bin/sh\nwhile ! [ -e {gate} ]; do sleep 0.05; done; exit 1\n")
+    sweep.live_agent(6, 7)
+    agent = answer(sweep, ended(6))
+    report = do(sweep, replica, 6)
+    agent.join()
+    assert (report.describe(), report.trouble) == ("1 run cancelled", ())
+    gate.touch()
+    said()
+
+
+def test_a_signal_that_failed_is_told_where_nobody_was_heard_of(
+    sweep: ActsSweep, replica: Replica, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bin" / "scancel").write_text("#!/bin/sh\necho 'no controller' >&2; exit 1\n")
+    monkeypatch.setattr(cancel, "ACKNOWLEDGE_S", 1.0)
+    sweep.live_agent(6, 7)
+    report = do(sweep, replica, 6)
+    assert [run.state for run in report.unanswered] == ["RUNNING"]
+    assert "scancel" in report.trouble[0]

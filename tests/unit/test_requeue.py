@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from acts_sweep import ActsSweep, Cluster
 
-from clusterduck import identity, requeue
+from clusterduck import events, identity, requeue
 from clusterduck.errors import ConfigError, NotFoundError, SubmissionError
 from clusterduck.inbox import take
 from clusterduck.launch import again, owner
@@ -83,7 +84,7 @@ def test_the_plan_is_told_in_a_sentence(sweep: ActsSweep, replica: Replica, clus
 def test_room_in_a_live_agent_is_used_first_but_not_where_options_change(
     tmp_path: Path, replica: Replica, sweep: ActsSweep
 ) -> None:
-    at = sweep.builder.start + 300
+    at = time.time() - 30
     builder = sweep.builder
     done = [event for run in range(6, 12) for event in (builder.started(at, run), builder.ended(at + 1, run))]
     told = [builder.agent_started(at, "node7", slots=2, job_id="9001"), *done]
@@ -94,6 +95,70 @@ def test_room_in_a_live_agent_is_used_first_but_not_where_options_change(
     )
     changed = plan(sweep, replica, states=FAILED, changes={"timeout_min": 120})
     assert changed.describe() == "2 failed runs: 2 in a new job"
+
+
+def test_only_agents_that_would_take_something_are_counted_on(sweep: ActsSweep, replica: Replica) -> None:
+    """One that drains, or was not heard of for a while, is not; nor does one take more than it has room for."""
+    builder = sweep.builder
+    sweep.claim("0-1/0.0", *range(6, 12))
+    done = [event for run in range(6, 12) for event in (builder.started(1, run), builder.ended(2, run))]
+    at = time.time() - 1000
+
+    def room_after(*new: events.Event) -> str:
+        builder.write(builder.agent_journal("0-1"), new, close=False)
+        return plan(sweep, replica, states=FAILED).describe()
+
+    nowhere = "2 failed runs: 2 in a new job"
+    assert room_after(builder.agent_started(at, "node7", slots=1, job_id="9001"), *done) == nowhere, "it is silent"
+    here = "2 failed runs: 1 to a running job on node7, 1 in a new job"
+    assert room_after(events.Heartbeat(busy=0)) == here
+    assert room_after(events.Heartbeat(busy=0, draining=True)) == nowhere
+    assert room_after(events.Heartbeat(busy=0)) == here
+
+
+def test_what_is_meant_for_a_new_job_is_left_to_it(
+    tmp_path: Path, replica: Replica, sweep: ActsSweep, cluster: Cluster
+) -> None:
+    planned = plan(sweep, replica, states=(*FAILED, "CANCELLED"))
+    room = Room(AgentId("0-1", 0, 0), "node1", 1)
+    planned = replace(planned, sweeps=(replace(planned.sweeps[0], rooms=(room,)),))
+    report = requeue.carry_out(replica.connection, sweep.ledger, planned)
+    assert report.describe() == ("3 runs in jobs 101, 102 (planned: 1 to a running job on node1, 2 in a new job)"), (
+        "nobody took what was offered"
+    )
+    queue = Queue(sweep.paths.queue)
+    assert [queue.read(attempt).reserved for attempt in queue.listing()] == [False, True, True]
+
+
+def test_code_that_cannot_be_had_today_is_said_beforehand(sweep: ActsSweep, replica: Replica, tmp_path: Path) -> None:
+    (remark,) = plan(sweep, replica, states=FAILED).remarks
+    script = tmp_path / "train.py"
+    assert remark == f"{script} is not there today. The code as it was submitted will run instead."
+    for text, words in [
+        ("import os\n", "has no main today"),
+        ("def main(:\n", "is no Python today"),
+        ("def main(): ...\n", ""),
+        ("from x import *\n", ""),
+        ("if True:\n    main = 1\n", ""),
+        ("def other():\n    main = 1\n", "has no main today"),
+    ]:
+        script.write_text(text)
+        remarks = plan(sweep, replica, states=FAILED).remarks
+        assert [words in remark for remark in remarks] == ([True] if words else []), text
+        assert plan(sweep, replica, states=FAILED, as_submitted=True).remarks == ()
+
+
+def test_runs_whose_job_was_cancelled_under_them_are_unfinished(sweep: ActsSweep, replica: Replica) -> None:
+    sweep.live_agent(6, 7)
+    at = sweep.builder.start + 300
+    by_hand = replace(sweep.builder.ended(at, 6, state="CANCELLED"), by_job_end=True)
+    by_wish = sweep.builder.ended(at, 7, state="CANCELLED")
+    over = events.AgentEnded(time=at + 1, reason="SIGTERM", exit_code=1, state="CANCELLED")
+    sweep.builder.write(sweep.builder.agent_journal("0-1"), [by_hand, by_wish, over])
+    (part,) = plan(sweep, replica, unfinished=True).sweeps
+    assert [one.run.number for one in part.chosen] == [1, 4, 6, 8, 9, 10, 11]
+    (part,) = plan(sweep, replica, unfinished=True, runs=[6, 7]).sweeps
+    assert [one.run.number for one in part.chosen] == [6]
 
 
 def test_what_a_live_agent_claims_needs_no_job(
@@ -116,7 +181,7 @@ def test_what_a_live_agent_claims_needs_no_job(
     monkeypatch.setattr(Queue, "put", put_and_claim)
     report = requeue.carry_out(replica.connection, sweep.ledger, planned)
     assert [(sent.run, sent.agent, sent.job_id) for sent in report.sent] == [(1, agent, None), (4, None, "101")]
-    assert report.describe() == "1 run taken by node1, 1 run in job 101"
+    assert report.describe() == "1 run taken by node1, 1 run in job 101 (planned: 2 to a running job on node1)"
     (request,), _ = take(sweep.paths.agent(agent) / "inbox")
     assert request.kind == "look"
 
@@ -145,7 +210,7 @@ def test_the_entry_says_where_and_how_the_run_goes_on(sweep: ActsSweep, replica:
     send(sweep, replica, runs=[1], overrides=("lr=1",), fresh=True)
     entry = Queue(sweep.paths.queue).read(Attempt(1, 2))
     assert (entry.folder, entry.overrides, entry.fresh) == (str(sweep.paths.sweep_dir / "1"), ("lr=1",), True)
-    assert (entry.as_submitted, entry.kind, entry.reserved) == (False, "person", False)
+    assert (entry.as_submitted, entry.kind, entry.reserved) == (False, "person", True)
     sweep.states(replica)
     (act,) = queries.acts(replica.connection, sweep.id)
     assert (act.kind, act.run, act.attempt) == ("requeue", 1, 2)
