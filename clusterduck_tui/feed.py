@@ -18,6 +18,7 @@ from textual.message import Message
 
 from clusterduck.errors import ClusterduckError, NotFoundError
 from clusterduck.ledger import history, listing, queries
+from clusterduck.ledger.history import Lane
 from clusterduck.ledger.listing import Listing
 from clusterduck.ledger.publish import publish
 from clusterduck.ledger.queries import SlotNow
@@ -188,7 +189,7 @@ class Feed(threading.Thread):
             Whether all of that was read; what takes long waits until it may be read again.
         """
         before, self._answered = self._answered, interest
-        is_other = before is None or replace(before, rows=(0, 0)) != replace(interest, rows=(0, 0))
+        is_other = before is None or _but_rows(before) != _but_rows(interest)
         is_complete = True
         if is_changed or before is None or before.sweep != interest.sweep:
             is_complete &= self._read("sweeps", is_other, lambda: self._sweeps(connection, interest.sweep))
@@ -215,7 +216,7 @@ class Feed(threading.Thread):
         elif interest.sweep is None:
             return
         elif interest.subject == "timeline":
-            self._post(LanesRead(interest.sweep, history.lanes(connection, interest.sweep)))
+            self._post(LanesRead(interest.sweep, _lanes(connection, interest), interest.rows, interest.span))
         elif interest.subject == "run" and interest.run is not None:
             self._run(connection, interest.sweep, interest.run)
         elif interest.subject == "activity":
@@ -335,6 +336,18 @@ class JobsWatch(threading.Thread):
             self._publish_at = time.monotonic() + PUBLISH_INTERVAL_S
             publish(replica, ledger, if_older_than_s=PUBLISH_INTERVAL_S / 2, wait_s=0.0)
         return is_open
+
+
+def _but_rows(interest: Interest) -> Interest:
+    """What is wanted, but for the place in a listing: which rows those are is known at once."""
+    return interest if interest.listing is None else replace(interest, rows=(0, 0))
+
+
+def _lanes(connection: sqlite3.Connection, interest: Interest) -> Sequence[Lane]:
+    assert interest.sweep is not None
+    wanted = history.lanes(connection, interest.sweep, of=())[slice(*interest.rows)]
+    agents = {(lane.batch, lane.restart, lane.node) for lane in wanted}
+    return history.lanes(connection, interest.sweep, *interest.span, of=agents)
 
 
 def no_ledger(ledger: Path | None) -> str:

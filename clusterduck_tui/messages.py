@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from textual.message import Message
 
@@ -24,6 +24,16 @@ SlotKey = tuple[str, str, int, int, int]
 Load = tuple[float | None, float | None]
 
 
+class Span(NamedTuple):
+    """A stretch of time, in seconds since the epoch; None where it has no bound."""
+
+    start: float | None
+    end: float | None
+
+
+ALL_TIME = Span(None, None)
+
+
 @dataclass(frozen=True)
 class Interest:
     """What the view in front wants to know.
@@ -33,7 +43,8 @@ class Interest:
         sweep: the chosen sweep.
         run: the chosen run of it.
         listing: which runs are listed, in which order.
-        rows: the first row that is wanted, and the one behind the last.
+        rows: the first row that is wanted, and the one behind the last: of the listing, or of the timeline's slots.
+        span: the time that is wanted of these slots.
     """
 
     subject: str
@@ -41,6 +52,7 @@ class Interest:
     run: int | None = None
     listing: Listing | None = None
     rows: tuple[int, int] = (0, 0)
+    span: Span = ALL_TIME
 
 
 class Fresh(Message):
@@ -101,12 +113,14 @@ class NodesRead(Fresh):
 
 
 class LanesRead(Fresh):
-    """Who occupied which slot when."""
+    """The sweep's slots; of those in ``rows``, also which run occupied them when, as far as that lies in ``span``."""
 
-    def __init__(self, sweep: str, lanes: Sequence[Lane]) -> None:
+    def __init__(self, sweep: str, lanes: Sequence[Lane], rows: tuple[int, int], span: Span) -> None:
         super().__init__()
         self.sweep = sweep
         self.lanes = tuple(lanes)
+        self.rows = rows
+        self.span = span
 
 
 class RunsRead(Fresh):

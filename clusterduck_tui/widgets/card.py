@@ -57,8 +57,8 @@ def slot_lines(slot: SlotNow, varying: Sequence[str], history: Sequence[Load], w
         first.append(f"run {slot.run}", BOLD)
         if (slot.attempt or 1) > 1:
             first.append(f" (attempt {slot.attempt})")
-        values = as_dict(slot.overrides)
-        second = Text(shortened(" ".join(f"{key}={values[key]}" for key in varying if key in values), width))
+        pairs = (f"{key}={value}" for key, value in as_dict(slot.overrides).items() if key in varying)
+        second = Text(shortened(" ".join(pairs), width))
     cpus = max(1, len(slot.cpus))
     where = f"cpu {ids(slot.cpus)}" if slot.cpus else "cpu any"
     if slot.gpus:

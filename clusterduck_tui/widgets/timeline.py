@@ -1,267 +1,22 @@
-"""Slot occupancy over time as a Gantt chart: rows are slots, bars are runs, and idle gaps stand out."""
+"""Who occupied which slot when: the chart of the chosen sweep, live."""
 
 from __future__ import annotations
 
-import time
-from bisect import bisect_right
-from collections.abc import Sequence
-from datetime import datetime
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from rich.segment import Segment
-from rich.style import Style
 from rich.text import Text
-from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.geometry import Size
 from textual.message import Message
-from textual.scroll_view import ScrollView
-from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Static
 
-from clusterduck.ledger.history import Lane
 from clusterduck.wording import duration
 from clusterduck_tui.known import Known
-from clusterduck_tui.messages import LanesRead
-from clusterduck_tui.theme import BOLD, COLOURS, DIM, LETTERS, shortened, state_style
+from clusterduck_tui.messages import Interest, LanesRead
+from clusterduck_tui.theme import BOLD, DIM, LETTERS, shortened, state_style
+from clusterduck_tui.widgets.chart import IDLE, TimelineChart
 from clusterduck_tui.widgets.view import View
-
-#: Columns of a row's name.
-NAME = 15
-
-#: A picture shows at least so many seconds.
-SHORTEST_S = 5.0
-
-#: Steps of the axis, in seconds.
-_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800)
-
-_IDLE = "░"
-
-_STYLES = {state: Style(color=colour, reverse=True) for state, colour in COLOURS.items()}
-_UNKNOWN = Style(reverse=True)
-
-#: What a cell shows rather than the others that share it.
-_TROUBLE = frozenset(COLOURS) - {"COMPLETED", "RUNNING", "PENDING"}
-
-
-class TimelineChart(ScrollView, can_focus=True):
-    """The chart: scrolls down through slots, pans and zooms through time."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left,h", "pan(-0.2)", "Earlier", show=False),
-        Binding("right,l", "pan(0.2)", "Later", show=False),
-        Binding("up,k", "rows(-1)", "Up", show=False),
-        Binding("down,j", "rows(1)", "Down", show=False),
-        Binding("pageup,ctrl+b", "rows_by_page(-1.0)", show=False),
-        Binding("pagedown,ctrl+f", "rows_by_page(1.0)", show=False),
-        Binding("ctrl+u", "rows_by_page(-0.5)", show=False),
-        Binding("ctrl+d", "rows_by_page(0.5)", show=False),
-        Binding("home,g", "edge(-1)", "Beginning", show=False),
-        Binding("end,G", "edge(1)", "Now", show=False),
-        Binding("plus,equals_sign", "zoom(0.5)", "Zoom in"),
-        Binding("minus", "zoom(2.0)", "Zoom out"),
-        Binding("0", "fit", "All"),
-    ]
-    DEFAULT_CSS = "TimelineChart { height: 1fr; scrollbar-size-vertical: 1; }"
-
-    class Looked(Message):
-        """Another stretch of time is in view."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.lanes: Sequence[Lane] = ()
-        self._starts: list[list[float]] = []
-        self._window: tuple[float, float] | None = None  # None: all of it
-        self._live = True
-
-    @property
-    def extent(self) -> tuple[float, float]:
-        """From the first agent's start to the last one's end, or now."""
-        if not self.lanes:
-            return 0.0, SHORTEST_S
-        start = min(lane.start for lane in self.lanes)
-        end = max(time.time() if lane.end is None else lane.end for lane in self.lanes)
-        return start, max(end, start + SHORTEST_S)
-
-    @property
-    def window(self) -> tuple[float, float]:
-        """The stretch of time in view."""
-        if self._window is None:
-            return self.extent
-        low, high = self._window
-        if self._live:
-            end = self.extent[1]
-            return end - (high - low), end
-        return low, high
-
-    def show(self, lanes: Sequence[Lane]) -> None:
-        """Show these slots."""
-        self.lanes = sorted(lanes, key=lambda lane: (lane.start, lane.batch, lane.restart, lane.node, lane.slot))
-        self._starts = [[bar.start for bar in lane.bars] for lane in self.lanes]
-        self.virtual_size = Size(self.size.width, len(self.lanes) + 1)
-        self.refresh()
-
-    def action_rows(self, count: int) -> None:
-        """Some rows down, or up."""
-        self.scroll_to(y=self.scroll_offset.y + count, animate=False, immediate=True)
-
-    def action_rows_by_page(self, pages: float) -> None:
-        """Some pages down, or up."""
-        self.action_rows(int(self.size.height * pages))
-
-    def action_pan(self, share: float) -> None:
-        """Later, or earlier."""
-        low, high = self.window
-        first, last = self.extent
-        step = (high - low) * share
-        low = max(first - (high - low) * 0.1, min(low + step, last - (high - low) * 0.5))
-        self._set_window(low, low + (self.window[1] - self.window[0]))
-
-    def action_edge(self, way: int) -> None:
-        """To the beginning, or to the end and on with it."""
-        low, high = self.window
-        first, last = self.extent
-        length = high - low
-        self._set_window(*((first, first + length) if way < 0 else (last - length, last)))
-
-    def action_zoom(self, factor: float) -> None:
-        """Look closer, or from farther away; the end stays in view while it grows."""
-        low, high = self.window
-        first, last = self.extent
-        length = max(SHORTEST_S, min((high - low) * factor, last - first))
-        if length >= last - first:
-            self.action_fit()
-            return
-        if self._window is None or self._live:
-            self._set_window(last - length, last)
-        else:
-            middle = (low + high) / 2
-            self._set_window(middle - length / 2, middle + length / 2)
-
-    def action_fit(self) -> None:
-        """All of it."""
-        self._window, self._live = None, True
-        self._looked()
-
-    def _set_window(self, low: float, high: float) -> None:
-        self._window = (low, high)
-        self._live = high >= self.extent[1] - (high - low) * 0.01
-        self._looked()
-
-    def _looked(self) -> None:
-        self.refresh()
-        self.post_message(self.Looked())
-
-    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
-        """With control: zoom in."""
-        if event.ctrl:
-            event.stop()
-            self.action_zoom(0.5)
-
-    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
-        """With control: zoom out."""
-        if event.ctrl:
-            event.stop()
-            self.action_zoom(2.0)
-
-    # --- painting
-
-    def render_line(self, y: int) -> Strip:
-        """The axis, or a slot's row."""
-        width = self.scrollable_content_region.width
-        base = self.rich_style
-        columns = max(1, width - NAME)
-        row = y - 1 + round(self.scroll_offset.y)
-        if y == 0:
-            segments = self._axis(columns)
-        elif row < len(self.lanes):
-            segments = self._row(row, columns)
-        else:
-            segments = []
-        return Strip(segments).crop_extend(0, width, base).apply_style(base)
-
-    def _axis(self, columns: int) -> list[Segment]:
-        low, high = self.window
-        per_column = (high - low) / columns
-        is_long = high - low > 86400
-        mark = "%d %b %H:%M" if is_long else "%H:%M:%S" if high - low < 1800 else "%H:%M"
-        room = 15 if is_long else 10
-        step = next((step for step in _STEPS if step / per_column >= room), _STEPS[-1])
-        offset = datetime.fromtimestamp(low).astimezone().utcoffset()
-        shift = offset.total_seconds() if offset is not None else 0.0
-        cells = [" "] * columns
-        tick = ((low + shift) // step + 1) * step - shift
-        while tick < high:
-            at = int((tick - low) / per_column)
-            label = f"|{datetime.fromtimestamp(tick).strftime(mark)}"
-            if at + len(label) <= columns:
-                cells[at : at + len(label)] = label
-            tick += step
-        return [Segment(" " * NAME), Segment("".join(cells), DIM)]
-
-    def _row(self, row: int, columns: int) -> list[Segment]:
-        lane = self.lanes[row]
-        name = f"{shortened(lane.host, NAME - 5)}/{lane.slot}"
-        segments = [Segment(f"{name:<{NAME}}"[:NAME], BOLD if lane.slot == 0 else Style())]
-        cells = lane_cells(lane, self._starts[row], self.window, columns)
-        at = 0
-        while at < columns:
-            style = cells[at][1]
-            end = at
-            while end < columns and cells[end][1] == style:
-                end += 1
-            segments.append(Segment("".join(cell for cell, _ in cells[at:end]), style))
-            at = end
-        return segments
-
-
-def lane_cells(
-    lane: Lane, starts: Sequence[float], window: tuple[float, float], columns: int
-) -> list[tuple[str, Style]]:
-    """A slot's row as cells: a run's letter and number, then its bar; where several share a cell, trouble is shown."""
-    low, high = window
-    now = time.time()
-    per_column = (high - low) / columns
-    blank = (" ", Style())
-    idle = (_IDLE, Style(color="yellow"))
-    cells = [blank] * columns
-
-    def column(at: float) -> int:
-        return int((at - low) / per_column)
-
-    end = now if lane.end is None else lane.end
-    there = max(0, column(lane.start)), min(columns, column(end) + 1)
-    cells[there[0] : there[1]] = [idle] * max(0, there[1] - there[0])
-    first = max(0, bisect_right(starts, low) - 1)
-    marked: set[int] = set()
-    for bar in lane.bars[first:]:
-        if bar.start >= high:
-            break
-        bar_end = end if bar.end is None else bar.end
-        if bar_end < low:
-            continue
-        from_column, to_column = max(0, column(bar.start)), min(columns - 1, column(bar_end))
-        if (
-            to_column > from_column
-            and (column(bar_end) > column(bar.start))
-            and (bar_end - low) % per_column < per_column / 2
-        ):
-            to_column -= bar_end < high
-        style = _STYLES.get(bar.state, _UNKNOWN)
-        text = f"{LETTERS.get(bar.state, '?')}{bar.run}"
-        room = to_column - from_column + 1
-        text = text if len(text) < room else text[:1]
-        is_trouble = bar.state in _TROUBLE
-        for index in range(from_column, to_column + 1):
-            if index in marked and not is_trouble:
-                continue
-            offset = index - from_column
-            cells[index] = (text[offset] if offset < len(text) else "─", style)
-            if is_trouble:
-                marked.add(index)
-    return cells
 
 
 class Timeline(View):
@@ -271,7 +26,7 @@ class Timeline(View):
     title = "Timeline"
     about = (
         "The slots of the chosen sweep over time: a row for each, a bar for each attempt with its state's letter and "
-        f"the run's number. {_IDLE} marks a slot that was there and held no run. Time goes on by itself while its end "
+        f"the run's number. {IDLE} marks a slot that was there and held no run. Time goes on by itself while its end "
         "is in view. The same as a file that any browser opens: clusterduck timeline SWEEP -o FILE."
     )
     keys = (
@@ -295,10 +50,18 @@ class Timeline(View):
     def __init__(self, known: Known) -> None:
         super().__init__(known)
         self._sweep: str | None = None
+        self._asked: Interest | None = None
 
     def inner(self) -> Widget:
         """The chart."""
         return self.part("chart", TimelineChart)
+
+    def interest(self) -> Interest:
+        """The slots around the screen, for the time around what is in view."""
+        chart = self.part("chart", TimelineChart)
+        wanted = Interest(self.subject, self.known.chosen, rows=chart.rows_wanted(), span=chart.span_wanted())
+        self._asked = wanted
+        return wanted
 
     def receive(self, message: Message) -> None:
         """Show the slots."""
@@ -307,22 +70,30 @@ class Timeline(View):
             if message.sweep != self._sweep:
                 self._sweep = message.sweep
                 chart.action_fit()
-            chart.show(message.lanes)
+            chart.show(message)
             self._show_title()
 
     def show_known(self) -> None:
         """The time has gone on."""
         chart = self.part("chart", TimelineChart)
         if self.known.chosen != self._sweep:
-            chart.show(())
+            chart.show(None)
             self._sweep = self.known.chosen
-        if any(lane.end is None for lane in chart.lanes):
-            chart.refresh()
+        if chart.is_open:
+            chart.pass_time()
             self._show_title()
+            self._ask()
 
     def on_timeline_chart_looked(self) -> None:
-        """Another stretch of time is in view."""
+        """Another stretch of time is in view, or other slots are."""
         self._show_title()
+        self._ask()
+
+    def _ask(self) -> None:
+        """Ask for what has come near."""
+        before = self._asked
+        if self.is_in_front and before != self.interest():
+            self.post_message(self.InterestChanged())
 
     def action_export(self) -> None:
         """Write the picture into a file."""
@@ -337,7 +108,7 @@ class Timeline(View):
             text.append(f"  {len(chart.lanes)} slots, {duration(high - low)} in view  ")
             for state in ("COMPLETED", "RUNNING", "FAILED", "TIMEOUT", "CANCELLED"):
                 text.append(f"{LETTERS[state]} {state.lower()} ", state_style(state))
-            text.append(f"{_IDLE} idle", "yellow")
+            text.append(f"{IDLE} idle", "yellow")
         else:
             text.append("  no job of this sweep has begun yet", DIM)
         self.part("timeline-title", Static).update(text)
