@@ -2,8 +2,8 @@
 
 An event is a frozen dataclass whose fields are plain data, plus ``time`` (seconds since the epoch, UTC). Its JSON is an
 object with the class's short name under ``e``. A reader ignores fields it does not know and takes defaults for fields
-that are missing, so that fields can be added without a new version; a change that older readers would get wrong
-raises ``VERSION``.
+that are missing, and passes over events it does not know, so that both can be added without a new version; a change
+that older readers would get wrong raises ``VERSION``.
 """
 
 from __future__ import annotations
@@ -43,6 +43,13 @@ class JournalClosed(Event):
     """The last line of a journal whose writer ended in good order: nothing follows."""
 
     name: ClassVar[str] = "closed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnknownEvent(Event):
+    """What a newer clusterduck wrote into a journal of this version: it may be passed over, and is not forgotten."""
+
+    kind: str
 
 
 # --- written by a launch
@@ -305,6 +312,21 @@ def _register(cls: type[Event]) -> None:
 _register(Event)
 _FIELDS = {cls: tuple(f.name for f in fields(cls)) for cls in _TYPES.values()}
 
+#: What a missing field means is not written; so a default, once released, stays what it is.
+_DEFAULTS: dict[type[Event], dict[str, Any]] = {
+    cls: {
+        f.name: f.default if f.default_factory is MISSING else f.default_factory()
+        for f in fields(cls)
+        if f.name not in ("time", "version") and (f.default is not MISSING or f.default_factory is not MISSING)
+    }
+    for cls in _TYPES.values()
+}
+
+
+def knows(kind: str) -> bool:
+    """Whether this version knows events of that short name."""
+    return kind in _TYPES
+
 
 def to_json(event: Event) -> str:
     """One line of JSON, ASCII only, without a line feed; lone surrogates in paths and overrides survive."""
@@ -320,26 +342,19 @@ def to_json(event: Event) -> str:
 def _plain(value: object) -> object:
     raise TypeError(f"an event holds only plain data, not {type(value).__name__}")
 
-#: What a missing field means is not written; so a default, once released, stays what it is.
-_DEFAULTS: dict[type[Event], dict[str, Any]] = {
-    cls: {
-        f.name: f.default if f.default_factory is MISSING else f.default_factory()
-        for f in fields(cls)
-        if f.name not in ("time", "version") and (f.default is not MISSING or f.default_factory is not MISSING)
-    }
-    for cls in _TYPES.values()
-}
-
 
 def from_json(text: str) -> Event:
     """The inverse of :func:`to_json`.
 
     Raises:
-        JournalError: if the text is no event that this version knows.
+        JournalError: if the text is no event.
     """
     try:
         data = json.loads(text)
-        cls = _TYPES[data.pop("e")]
+        kind = data.pop("e")
+        if kind not in _TYPES and isinstance(kind, str):
+            return UnknownEvent(time=float(data.get("time", 0.0)), kind=kind[:40])
+        cls = _TYPES[kind]
         try:
             return cls(**data)
         except TypeError:  # fields of a newer version among them

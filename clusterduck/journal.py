@@ -39,7 +39,7 @@ def decode(line: bytes) -> Event | None:
     """The event in a line (without its line feed), or None if its checksum does not hold.
 
     Raises:
-        JournalError: if the checksum holds, but this version knows no such event.
+        JournalError: if the checksum holds, but it is no event.
     """
     if len(line) < 10 or line[8:9] != b" ":
         return None

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from clusterduck import journal
 from clusterduck.errors import JournalError
-from clusterduck.events import JournalClosed
+from clusterduck.events import JournalClosed, UnknownEvent
 from clusterduck.journal import Chunk
-from clusterduck.ledger import times
+from clusterduck.ledger import schema, times
 from clusterduck.ledger.facts import take_in
 from clusterduck.ledger.settle import settle
 from clusterduck.ledger.tables import Changes
@@ -161,6 +161,7 @@ def _take_in(connection: sqlite3.Connection, sweep: str, root: Path, who: AgentI
         changes = Changes(connection, sweep, root)
         take_in(chunk.events, changes, who)
         settle(changes)
+        schema.note_unknown(connection, {event.kind for event in chunk.events if isinstance(event, UnknownEvent)})
 
 
 def _read(path: Path, position: _Position, clock: Callable[[], float]) -> Chunk:

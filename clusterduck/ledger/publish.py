@@ -41,6 +41,7 @@ class _Known:
     schema_version: int = 0
     generation: int = -1
     offsets: dict[str, int] = field(default_factory=dict)
+    unknown: frozenset[str] = frozenset()  # kinds of events that were passed over
 
 
 def publish(
@@ -134,6 +135,7 @@ def _is_newer(mine: _Known, theirs: _Known, paths: LedgerPaths, anew: bool) -> b
         anew
         or mine.schema_version > theirs.schema_version
         or theirs.generation < 0
+        or bool(theirs.unknown - mine.unknown)
         or any(offset > theirs.offsets.get(name, 0) for name, offset in mine.offsets.items())
         or _has_pruned(theirs.offsets.keys() - mine.offsets.keys(), paths)
     )
@@ -157,7 +159,7 @@ def _size(path: Path) -> int | None:
 def _known(connection: sqlite3.Connection) -> _Known:
     offsets = dict(connection.execute('SELECT path, "offset" FROM journal').fetchall())
     generation = int(schema.get_meta(connection, "generation") or sum(offsets.values()))
-    return _Known(schema.version(connection), generation, offsets)
+    return _Known(schema.version(connection), generation, offsets, schema.unknown_kinds(connection))
 
 
 def _published(ledger: Path) -> _Known:
@@ -210,7 +212,7 @@ def _snapshot(replica: Replica, path: Path, known: _Known) -> _Known:
         schema.set_meta(copy, "generation", generation)
         schema.set_meta(copy, "published_at", times.to_text(time.time()))
         schema.set_meta(copy, "published_by", f"{socket.gethostname()}:{os.getpid()}")
-        return _Known(mine.schema_version, generation, mine.offsets)
+        return _Known(mine.schema_version, generation, mine.offsets, mine.unknown)
     finally:
         copy.close()
 

@@ -79,13 +79,29 @@ def test_fields_of_a_newer_version_are_passed_over() -> None:
     assert events.from_json(json.dumps(data)) == event
 
 
+def test_events_of_a_newer_version_are_told_as_such() -> None:
+    found = events.from_json('{"e": "landed", "time": 1.5, "where": {"moon": [1, 2]}}')
+    assert found == events.UnknownEvent(time=1.5, kind="landed")
+    assert not events.knows("landed") and events.knows("located")
+
+
 def test_fields_of_an_older_version_take_their_defaults() -> None:
     data = {"e": "ended", "time": 1.5, "run": 3, "attempt": 1, "state": "COMPLETED"}
     assert events.from_json(json.dumps(data)) == events.AttemptEnded(time=1.5, run=3, attempt=1, state="COMPLETED")
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "7", "null", "{}", '{"e": "no such event"}', '{"e": "located", "run": 3}', '{"e": ["located"]}']
+    "text",
+    [
+        "",
+        "[]",
+        "7",
+        "null",
+        "{}",
+        '{"e": "no such event", "time": []}',
+        '{"e": "located", "run": 3}',
+        '{"e": ["located"]}',
+    ],
 )
 def test_what_is_no_event_is_refused(text: str) -> None:
     with pytest.raises(JournalError, match="not an event"):
