@@ -70,7 +70,7 @@ class _Wait:
         self._timeout_s = timeout_s
         self._fail_fast = fail_fast
         self._asked_at = float("-inf")
-        self._again: set[str] = set()  # the batches that are alive, or about to be started again
+        self._again: set[str] | None = None  # the batches that are alive, or about to be started again, once it matters
         self._suspicion: str | None = None  # what the look before this one would have ended with,
         self._suspected_at = 0.0  # and since when all looks would have
 
@@ -108,7 +108,9 @@ class _Wait:
         if sweep.runs and completed == sweep.runs and not self._may_launch_more():
             return _Outcome("completed", f"all {_runs(completed)} completed", ExitCode.OK)
         is_failing = self._fail_fast and done > completed
-        if asks and (is_failing or done == sweep.runs):
+        if not (is_failing or done == sweep.runs):
+            self._again = None
+        elif asks or self._again is None:
             batches = queries.batches(self._view.connection, self._sweep)
             alive = {batch.id for batch in batches if batch.state in (State.PENDING.value, State.RUNNING.value)}
             self._again = alive | standing.started_again(batches)
@@ -125,9 +127,9 @@ class _Wait:
 
     def _why_over(self, sweep: Sweep, done: int) -> _Outcome | None:
         if self._fail_fast or done == sweep.runs:
-            ends = lost.ends(self._view.connection, SweepPaths(Path(sweep.root)), self._again)
+            ends = lost.ends(self._view.connection, SweepPaths(Path(sweep.root)), self._again or ())
             if self._fail_fast and (ends.final or ends.doubtful):
-                sentence = f"{_runs(len(ends.final or ends.doubtful))} failed"
+                sentence = f"{_runs(len(ends.final or ends.doubtful))} did not complete"
                 return _Outcome("failed", sentence, ExitCode.NOT_COMPLETED, 0.0 if ends.final else STUCK_S)
             if done == sweep.runs and not self._may_launch_more():
                 return None if ends.restarting else self._all_over(sweep, STUCK_S if ends.doubtful else 0.0)

@@ -213,7 +213,7 @@ def test_waiting_gives_up_when_asked_to_and_survives_its_own_death(project: Proj
     project.launch("waits", "fails")
     project.wait_for("RUNNING", "FAILED")
     assert project.json("wait", "@last", "--timeout", "0.5", code=ExitCode.TIMEOUT)[0]["outcome"] == "timeout"
-    assert "1 run failed" in project.run("wait", "@last", "--fail-fast", code=ExitCode.NOT_COMPLETED)[0]
+    assert "1 run did not complete" in project.run("wait", "@last", "--fail-fast", code=ExitCode.NOT_COMPLETED)[0]
     waiting = project.start("wait", "@last")
     with pytest.raises(subprocess.TimeoutExpired):
         waiting.wait(1)
