@@ -166,6 +166,11 @@ class AgentState:
         return self._left
 
     @property
+    def unstarted(self) -> int:
+        """How many attempts there may be to start: those claimed ahead of time, and those left to claim."""
+        return len(self._ready) + self._left
+
+    @property
     def ready(self) -> tuple[Attempt, ...]:
         """What was claimed ahead of time and has not started."""
         return tuple(self._ready)

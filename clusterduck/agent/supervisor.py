@@ -261,7 +261,7 @@ class Supervisor:
         self._stop(State.FAILED, why)
 
     def _last_call(self) -> None:
-        if self._attendance.running or self._state.left:
+        if self._attendance.running or self._state.unstarted:
             self._stop(State.TIMEOUT, "the job's time limit was reached")
 
     def _on_warning(self) -> None:
@@ -274,11 +274,11 @@ class Supervisor:
 
     def _leave_the_rest(self) -> None:
         """Claim nothing more for want of time."""
-        self.timed_out = self.timed_out or bool(self._state.left)
+        self.timed_out = self.timed_out or self._state.unstarted > 0
         self._decide(decisions.Drained())
 
     def _mind_the_clock(self) -> None:
-        if not self._state.draining and self._state.left:
+        if not self._state.draining and self._state.unstarted:
             why = self._deadline.too_short_for_a_run(clock.now())
             if why is not None:
                 self._say(why)
