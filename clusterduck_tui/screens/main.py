@@ -68,6 +68,7 @@ class MainScreen(Screen[None]):
         self._offered: tuple[bool, ...] = ()
         self._tabs = ViewTabs([(view.subject, view.title) for view in self.views], id="tabs")
         self._notice = Static(id="notice", markup=False)
+        self._noticed = ""
 
     def compose(self) -> ComposeResult:
         """Tabs, views, a notice, the footer."""
@@ -173,7 +174,8 @@ class MainScreen(Screen[None]):
         notice = self._notice
         if bool(text) != notice.display:
             notice.display = bool(text)
-        if text:
+        if text and text != self._noticed:
+            self._noticed = text
             notice.update(text)
 
     def deliver(self, message: Message, subject: str) -> None:

@@ -80,7 +80,7 @@ class Activity(View):
         title = Text()
         title.append(f"{len(message.acts)} acts", BOLD)
         title.append(f"  and what happened to {shortened(self.known.chosen or '', 40)}", DIM)
-        self.part("activity-title", Static).update(title)
+        self.say("activity-title", title)
 
     @on(WindowedTable.Entered)
     def _enter(self, event: WindowedTable.Entered) -> None:

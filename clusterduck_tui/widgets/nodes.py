@@ -93,7 +93,7 @@ class Nodes(View):
             if gpus:
                 text.append(f"  GPU {sum(gpus) / len(gpus):.0f} %")
             text.append("  all sweeps" if self._all else f"  {shortened(self.known.chosen or '', 40)}", DIM)
-        self.part("nodes-title", Static).update(text)
+        self.say("nodes-title", text)
 
     def runs_meant(self) -> list[int]:
         """The run in the slot under the cursor, if it is of the chosen sweep."""

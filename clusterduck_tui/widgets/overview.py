@@ -72,7 +72,7 @@ class Overview(View):
             title.append(f"Jobs of {shortened(sweep.id, 40)}: ", "bold")
             title.append(f"{alive} of {len(batches)} alive  ")
             title.append(shortened(" ".join(sweep.command), width), DIM)
-        self.part("jobs-title", Static).update(title)
+        self.say("jobs-title", title)
         self.part("jobs", ListTable).show(_JOBS, [(batch.id, _job_row(self.known, batch)) for batch in batches])
 
     @on(WindowedTable.Moved, "#sweeps")

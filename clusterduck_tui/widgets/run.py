@@ -158,7 +158,7 @@ class RunView(View):
 
     def _show(self) -> None:
         attempt = self.attempt
-        self.part("run-title", Static).update(self._title())
+        self.say("run-title", self._title())
         text = self._details()
         if text != self._shown:
             self._shown = text

@@ -286,7 +286,7 @@ class Runs(View):
                 text.append(f"  / {shortened(self._filter, 60)}", "reverse")
             if self._mistake:
                 text.append(f"  {shortened(self._mistake, 100)}", "red")
-        self.part("runs-title", Static).update(text)
+        self.say("runs-title", text)
 
     # --- filter and order
 

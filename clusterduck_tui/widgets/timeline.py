@@ -111,4 +111,4 @@ class Timeline(View):
             text.append(f"{IDLE} idle", "yellow")
         else:
             text.append("  no job of this sweep has begun yet", DIM)
-        self.part("timeline-title", Static).update(text)
+        self.say("timeline-title", text)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, TypeVar
 
+from rich.text import Text
 from textual.containers import Vertical
 from textual.message import Message
 from textual.widget import Widget
+from textual.widgets import Static
 
 from clusterduck_tui.known import Known
 from clusterduck_tui.messages import Interest
@@ -36,6 +38,7 @@ class View(Vertical):
         super().__init__(id=self.subject, **options)
         self.known = known
         self._parts: dict[str, Widget] = {}
+        self._said: dict[str, Text] = {}
 
     def on_mount(self) -> None:
         """Know the parts, also while they are being taken down and a late message comes."""
@@ -48,6 +51,12 @@ class View(Vertical):
         found = self._parts[name]
         assert isinstance(found, kind)
         return found
+
+    def say(self, name: str, text: Text) -> None:
+        """Put a text into a line of its own, if it is another one. Its height stays, so nothing is laid out anew."""
+        if self._said.get(name) != text:
+            self._said[name] = text
+            self.part(name, Static).update(text, layout=False)
 
     class InterestChanged(Message):
         """The view in front wants to know something else now."""
