@@ -26,8 +26,9 @@ def standing(batch: Batch, job: JobStatus | None) -> tuple[str, str]:
         return batch.state, batch.reason or ""
     if job is None:
         return batch.state, (batch.reason or "not submitted") if batch.job_id is None else ""
-    if (job.as_of is not None or job.state == UNKNOWN) and silence(batch.heartbeat_at) <= SILENT_S:
-        return batch.state, ""  # nobody could ask about its job, but its agent has just said that it is alive
+    if (job.as_of is not None or job.state in (UNKNOWN, ABSENT)) and silence(batch.heartbeat_at) <= SILENT_S:
+        # Slurm tells nothing of its job now, but its agent has just said that it is alive.
+        return batch.state, job.reason if job.state == ABSENT and job.as_of is None else ""
     if job.state == UNKNOWN:
         heard_at = seconds_of(batch.heartbeat_at or batch.started_at or batch.submitted_at)
         return batch.state, f"{_as_of(heard_at)}; {job.reason}".removeprefix("; ")

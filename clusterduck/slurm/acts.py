@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from clusterduck.errors import SlurmError
 from clusterduck.slurm.command import TIMEOUT_S, require, run
 from clusterduck.slurm.jobs import checked
 
@@ -29,7 +30,8 @@ def scancel(
         timeout_s: for each call of the command.
 
     Raises:
-        SlurmError: if it failed, or one of the ids is none. Ending a job that is over already is no failure.
+        SlurmError: if it failed or printed rubbish, or one of the ids is none. Ending a job that is over already is
+            no failure.
     """
     wanted = [checked(job) for job in jobs]
     options = [] if signal is None else [f"--signal={signal}", *(["--full"] if full else [])]
@@ -38,6 +40,8 @@ def scancel(
         answer = run("scancel", [*options, *wanted[start : start + _JOBS_PER_CALL]], timeout_s)
         if answer.exit_code != 0 and "already completing or completed" not in answer.complaint:
             require(answer, "scancel")
+        if answer.lines:  # scancel says nothing when it does what it should
+            raise SlurmError(f"Slurm's command scancel printed what nobody asked for: {answer.lines[0][:100]!r}.")
 
 
 def requeue(job: str, *, timeout_s: float = TIMEOUT_S) -> None:

@@ -70,6 +70,9 @@ _JOBS_PER_CALL = 5000
 #: Seconds to wait for what merely makes a sentence fuller.
 _DETAIL_TIMEOUT_S = 5.0
 
+#: What slurmd gives as the signal that ended a job of which it could not open the output file.
+_NO_OUTPUT_FILE = 53
+
 _JOB_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,9})?", re.ASCII)
 _DURATION = re.compile(r"(?:([0-9]{1,6})-)?(?:([0-9]{1,4}):)?([0-9]{1,4}):([0-9]{1,2})", re.ASCII)
 _EPOCH = re.compile(r"[0-9]{1,11}", re.ASCII)
@@ -201,6 +204,8 @@ def exit_words(job_id: str) -> str:
         return ""
     match = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", value)
     code, number = (int(match[1]), int(match[2])) if match else (0, 0)
+    if code == 0 and number == _NO_OUTPUT_FILE:
+        return "its output file could not be opened"
     killer = number or (code - 128 if 128 < code < 160 else 0)  # a shell's way of saying that a command was killed
     by = f"killed by {_signal_name(killer)}" if killer else ""
     return f"exit code {code}{f', {by}' if by else ''}" if code else by

@@ -11,6 +11,7 @@ import pytest
 
 from clusterduck.errors import SlurmError
 from clusterduck.slurm import command
+from clusterduck.slurm.acts import scancel
 from clusterduck.slurm.jobs import (
     ABSENT,
     UNKNOWN,
@@ -273,6 +274,7 @@ def test_the_end_of_a_job(fake: Fake, text: str, end: float | None) -> None:
         ("137:0", "exit code 137, killed by SIGKILL"),
         ("0:9", "killed by SIGKILL"),
         ("0:99", "killed by signal 99"),
+        ("0:53", "its output file could not be opened"),
         ("", ""),
     ],
 )
@@ -284,3 +286,25 @@ def test_how_a_job_ended_in_words(fake: Fake, code: str, words: str) -> None:
 def test_how_a_job_ended_is_left_out_where_slurm_does_not_say(fake: Fake) -> None:
     fake("scontrol", "exit 1")
     assert exit_words("8") == "" == exit_words("no job")
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (
+            "echo 'scancel: error: Unable to contact slurm controller' >&2; exit 1",
+            "failed: scancel: error: Unable",
+        ),
+        ("echo Welcome", "printed what nobody asked for: 'Welcome'"),
+        ("exec sleep 60", "did not answer within 0.3 s"),
+    ],
+)
+def test_a_scancel_that_may_not_have_been_one(fake: Fake, script: str, words: str) -> None:
+    fake("scancel", script)
+    with pytest.raises(SlurmError, match=f"scancel {words}"):
+        scancel(["8"], timeout_s=0.3)
+
+
+def test_a_scancel_of_what_is_over_is_no_failure(fake: Fake) -> None:
+    fake("scancel", "echo 'Kill job error on job id 8: Job/step already completing or completed' >&2; exit 1")
+    scancel(["8"])
