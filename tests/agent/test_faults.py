@@ -23,6 +23,7 @@ from clusterduck.events import (
     AttemptsRequeued,
     AttemptStarted,
     Event,
+    FolderSetAside,
     RunsClosed,
 )
 from clusterduck.inbox import Request, post
@@ -481,15 +482,19 @@ def test_a_requeued_run_gets_todays_code_in_the_same_folder(bench: Bench) -> Non
     end = bench.ended(0, 2)
     assert (end.state, end.return_value) == ("COMPLETED", "2")
     (located,) = [event for event in bench.events(AttemptLocated) if (event.run, event.attempt) == (0, 2)]
-    assert located.run_dir == folder
+    assert bench.sweep.place(located.run_dir) == folder
     queue.put(Requeued(Attempt(0, 3), 0, "person", "as it was", "me@host", ("how=returns",), folder=folder, fresh=True))
     assert bench.ended(0, 3).return_value == "1"
     assert (bench.folder / "out" / "0.attempt-2" / "attempt-2.log").exists()
+    (moved,) = bench.events(FolderSetAside)
+    assert (moved.run, moved.attempt, moved.run_dir, moved.new_dir) == (0, 3, "0", "0.attempt-2")
     (bench.folder / "app.py").write_text("this is no Python")
     queue.put(
         Requeued(Attempt(0, 4), 0, "person", "again", "me@host", ("how=returns",), as_submitted=False, folder=folder)
     )
-    assert bench.ended(0, 4).return_value == "1"
+    end = bench.ended(0, 4)
+    assert (end.state, end.return_value) == ("COMPLETED", "1")
+    assert end.reason.startswith("the code as it was submitted ran: ")
     assert "as it was submitted runs instead" in (bench.folder / "out" / "0" / "attempt-4.log").read_text()
     bench.go()
     bench.wait(agent)

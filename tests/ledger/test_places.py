@@ -4,6 +4,7 @@ afresh."""
 from __future__ import annotations
 
 import itertools
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from clusterduck.ledger.replica import Replica
 from clusterduck.model import Attempt
 from clusterduck.paths import LedgerPaths, SweepPaths
 from clusterduck.queue import Queue, following
+from clusterduck.rebuild import rebuild
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +75,33 @@ def test_earlier_attempts_follow_a_folder_that_was_set_aside_in_every_order(
         f"{folder}/0/attempt-4.log",
     ]
     assert queries.run(connection, sweep.sweep, 0).folder == f"{folder}/0"
+
+
+def test_a_project_made_anew_at_the_same_path_has_nothing_of_the_one_before(tmp_path: Path) -> None:
+    old = SweepBuilder(tmp_path / "project", "train-old11")
+    old.write_all()
+    with Replica.open(old.ledger) as replica:
+        replica.catch_up()
+        assert [sweep.id for sweep in queries.sweeps(replica.connection)] == ["train-old11"]
+        shutil.rmtree(tmp_path / "project")
+    new = SweepBuilder(tmp_path / "project", "train-new22")
+    new.write_all()
+    assert rebuild(new.ledger, []).kept == ()
+    with Replica.open(new.ledger) as replica:
+        replica.catch_up()
+        assert [sweep.id for sweep in queries.sweeps(replica.connection)] == ["train-new22"]
+        assert replica.mended is None
+
+
+def test_a_replica_opened_first_notices_too(tmp_path: Path) -> None:
+    for name in ("train-old11", "train-new22"):
+        sweep = SweepBuilder(tmp_path / "project", name)
+        sweep.write_all()
+        with Replica.open(sweep.ledger) as replica:
+            replica.catch_up()
+            assert [sweep.id for sweep in queries.sweeps(replica.connection)] == [name]
+            assert replica.mended is None
+        shutil.rmtree(tmp_path / "project")
 
 
 def test_a_sweep_that_was_moved_has_its_files_in_the_new_place(tmp_path: Path) -> None:
