@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clusterduck import events
+from clusterduck import events, sharing
 from clusterduck.errors import JournalError
 from clusterduck.events import Event, JournalClosed, JournalOpened
 
@@ -235,11 +235,13 @@ class JournalWriter:
     def _open(self) -> None:
         while True:
             path = self._folder / f"{self._name}-{self._segment}.jsonl"
+            group = sharing.reading_group(self._folder)
             try:
                 self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             except FileExistsError:
                 self._segment += 1
                 continue
+            sharing.let_read(self._fd, group)
             break
         opened = JournalOpened(sweep=self._sweep, writer=self._writer, segment=self._segment)
         self._waiting = [encode(opened), *self._waiting]

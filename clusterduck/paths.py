@@ -1,6 +1,6 @@
 """Where every file lives: the project's ledger, a sweep's folder, a host's replica.
 
-Everything below a ``.clusterduck`` folder is created for the owner alone, whatever the umask.
+Everything below a ``.clusterduck`` folder is created for the owner alone, whatever the umask, or as ``sharing`` says.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from clusterduck import sharing
 from clusterduck.errors import NotFoundError, UnsafePathError
 from clusterduck.model import AgentId, Attempt
 
@@ -37,8 +38,12 @@ def make_private_folder(path: Path) -> Path:
     return path
 
 
-def require_own(path: Path) -> None:
+def require_own(path: Path, owner: int | None = None) -> None:
     """Refuse a file or folder that somebody else owns or could write, or a symbolic link to one.
+
+    Args:
+        path: the file or folder.
+        owner: another user, where only what that one wrote may be read; None: this process's.
 
     Raises:
         UnsafePathError: if so.
@@ -46,8 +51,9 @@ def require_own(path: Path) -> None:
     info = os.lstat(path)
     if stat.S_ISLNK(info.st_mode):
         raise UnsafePathError(f"{path} is a symbolic link; clusterduck does not follow links there. Remove it.")
-    if info.st_uid != os.geteuid():
-        raise UnsafePathError(f"{path} belongs to user {info.st_uid}, not to you; clusterduck does not trust it.")
+    if info.st_uid != (os.geteuid() if owner is None else owner):
+        whose = "you" if owner is None else f"user {owner}, whose ledger this is"
+        raise UnsafePathError(f"{path} belongs to user {info.st_uid}, not to {whose}; clusterduck does not trust it.")
     if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         kind = "folder" if stat.S_ISDIR(info.st_mode) else "file"
         raise UnsafePathError(
@@ -139,12 +145,33 @@ class LedgerPaths:
         name = hashlib.sha256(key).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"clusterduck-{os.geteuid()}" / name
 
-    def create(self) -> None:
-        """Make the folders, and a .gitignore so that no ledger is ever committed."""
-        make_private_folder(self.ledger.parent)
-        make_private_folder(self.sweeps)
+    @property
+    def owner(self) -> int:
+        """Whose ledger it is: nobody else acts on its sweeps, publishes it, or enters anything.
+
+        Raises:
+            OSError: if its folder is not there.
+        """
+        return os.stat(self.ledger.parent).st_uid
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is this user's, who may do more than look."""
+        return self.owner == os.geteuid()
+
+    def create(self, readable_by: int | None = None) -> None:
+        """Make the folders, and a .gitignore so that no ledger is ever committed.
+
+        Args:
+            readable_by: a group that may read them from now on; None changes nothing.
+        """
+        for folder in (self.ledger.parent, self.sweeps):
+            make_private_folder(folder)
+            sharing.let_read(folder, readable_by)
         with contextlib.suppress(FileExistsError), self.mark.open("x", encoding="ascii") as file:
             file.write(f"{secrets.token_hex(16)}\n")
+            file.flush()
+        sharing.let_read(self.mark, readable_by)
         ignore = self.ledger.parent / ".gitignore"
         if self.ledger.parent.name == HIDDEN and not ignore.exists():
             ignore.write_text("*\n", encoding="ascii")
@@ -261,19 +288,23 @@ class SweepPaths:
         """The result of one attempt."""
         return self.results / f"{attempt}.pkl"
 
-    def create(self) -> None:
+    def create(self, readable_by: int | None = None) -> None:
         """Make the sweep's folders.
+
+        Args:
+            readable_by: a group that may read them, but for results; None: only the owner may.
 
         Raises:
             FileExistsError: if another sweep has this id in this folder.
             OSError: if the folder cannot be written.
         """
         make_private_folder(self.root.parent)
+        sharing.let_read(self.root.parent, readable_by)
         os.mkdir(self.root, 0o700)
-        for folder in (self.queue, self.claims, self.acts, self.results, self.logs):
-            os.mkdir(folder, 0o700)
-        os.mkdir(self.root / "launches", 0o700)
-        os.mkdir(self.root / "batches", 0o700)
+        sharing.let_read(self.root, readable_by)
+        for folder in (self.queue, self.claims, self.acts, self.logs, self.root / "launches", self.root / "batches"):
+            sharing.make_folder(folder)
+        os.mkdir(self.results, 0o700)
 
     def journals(self, passing_over: Collection[Path] = ()) -> list[Path]:
         """Every journal file of the sweep, found by listing folders (never by asking for a name).

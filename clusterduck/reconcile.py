@@ -132,6 +132,8 @@ def close_dead_batches(ledger: Path, replica: Replica, outlook: Outlook | None =
         OSError: if an act could not be written; what was not written will be found again by the next look.
         ClusterduckError: if what was lost could not be sent again; it waits in the queue.
     """
+    if not LedgerPaths(ledger).is_own:
+        return []  # that is for its owner to do, who may look any moment
     if outlook is None or outlook.trouble is None:
         adopt.adopt(replica)
     outlook = outlook or look_at_jobs(ledger, replica)

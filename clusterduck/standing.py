@@ -18,10 +18,10 @@ from pathlib import Path
 from clusterduck import identity
 from clusterduck.errors import ClusterduckError, NotFoundError, SlurmError
 from clusterduck.launch.processes import is_running
-from clusterduck.ledger import queries, times
+from clusterduck.ledger import queries, schema, times
 from clusterduck.ledger.queries import Batch, Run
 from clusterduck.model import AgentId, Attempt, State
-from clusterduck.paths import SweepPaths, require_own
+from clusterduck.paths import LedgerPaths, SweepPaths, require_own
 from clusterduck.queue import Claims
 from clusterduck.slurm.jobs import JobStatus, still_listed
 
@@ -87,8 +87,9 @@ def paths_of(connection: sqlite3.Connection, sweep: str) -> SweepPaths:
     root = queries.sweep(connection, sweep).root
     paths = SweepPaths(Path(root))
     try:
+        owner = LedgerPaths(Path(schema.get_meta(connection, "ledger") or "")).owner
         for folder in (paths.root, paths.acts, paths.claims, paths.queue):
-            require_own(folder)
+            require_own(folder, owner)
     except OSError as error:
         raise NotFoundError(
             f"The folder of sweep {sweep}, {paths.root}, cannot be used ({error.strerror}): it was moved or deleted. "

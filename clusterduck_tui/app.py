@@ -21,7 +21,7 @@ from textual.message import Message
 from clusterduck.errors import ClusterduckError, NotFoundError
 from clusterduck.ledger import queries
 from clusterduck.ledger.queries import Sweep
-from clusterduck.paths import find_ledger
+from clusterduck.paths import LedgerPaths, find_ledger
 from clusterduck_tui import options as options_of
 from clusterduck_tui.acting import Deed, Drain, DrawTimeline, Requeue, Worker
 from clusterduck_tui.commands import ActionCommands
@@ -71,6 +71,8 @@ class Dashboard(App[None]):
     ) -> None:
         super().__init__()
         start = self._folder = folder or Path.cwd()
+        found = find_ledger(start, ledger)
+        read_only = read_only or (found is not None and found.parent.is_dir() and not LedgerPaths(found).is_own)
         self.known = Known(read_only=read_only)
         self._wanted = sweep
         self._is_leaving = False

@@ -28,6 +28,7 @@ import hydra.types
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from clusterduck import sharing
 from clusterduck.agent.code import todays_function
 from clusterduck.errors import ClusterduckError, RunFailedError
 from clusterduck.launch import freeze
@@ -116,6 +117,7 @@ class _Run:
     def _open_log(self) -> None:
         try:
             fd = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            sharing.let_read(fd, sharing.reading_group(self._log.parent))
         except OSError as error:
             self._say(f"run {self._attempt} has no log of its own ({error})")
         else:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from clusterduck import inbox
+from clusterduck import inbox, sharing
 from clusterduck.agent.claiming import Claiming, Haul
 from clusterduck.errors import ClusterduckError
 from clusterduck.events import AttemptEnded, Event, RunsClosed
@@ -89,7 +89,7 @@ class Writer:
     """The writer thread and its queue.
 
     Args:
-        folder: the agent's own; made by the thread, and its parent too.
+        folder: the agent's own; made by the thread, with its parent, and the inbox in it.
         journal: the agent's journal; nobody else uses it from now on.
         claiming: the agent's way through the queue; nobody else uses it from now on.
         spool: a file on the node's own disk for what cannot be written yet.
@@ -305,8 +305,10 @@ class Writer:
             self._last_words = None
         try:
             if not self._folder_made and (last or self._journal.pending):
+                # The inbox too: a name that was absent, NFS goes on calling absent for up to half a minute
                 for folder in (self._folder.parent, self._folder):
-                    folder.mkdir(0o700, exist_ok=True)
+                    sharing.make_folder(folder, exist_ok=True)
+                (self._folder / "inbox").mkdir(0o700, exist_ok=True)
                 self._folder_made = True
             if last:
                 self._journal.close()

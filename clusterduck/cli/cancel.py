@@ -18,7 +18,7 @@ def execute(options: argparse.Namespace) -> ExitCode:
     if not (options.targets or options.job):
         raise ConfigError("Say what to cancel: a run (@last/7), a sweep, or --job JOBID.")
     grace = cancel.GRACE_S if options.grace is None else options.grace
-    with opened(options) as view:
+    with opened(options, to_act=True) as view:
         wanted = Wanted(_targets(view, options.targets), tuple(dict.fromkeys(options.job)))
         plan = cancel.plan(view.connection, wanted, view.jobs)
         if plan.count and not confirmed(plan.describe(), plan.count, options.yes):

@@ -12,7 +12,7 @@ from clusterduck.drain import drain
 
 def execute(options: argparse.Namespace) -> ExitCode:
     """Ask the agents of the job that ``options`` name."""
-    with opened(options) as view:
+    with opened(options, to_act=True) as view:
         said = drain(view.connection, options.job)
         view.catch_up()
         output = Output()

@@ -141,12 +141,12 @@ class View:
 
 
 @contextmanager
-def opened(options: argparse.Namespace) -> Iterator[View]:
+def opened(options: argparse.Namespace, *, to_act: bool = False) -> Iterator[View]:
     """The ledger that ``options`` name, caught up; published afterwards if this host knows more than the published one.
 
     Raises:
         NotFoundError: if there is no ledger.
-        LedgerError: if it cannot be used.
+        LedgerError: if it cannot be used, or something is to be done and it is another user's.
     """
     ledger = require_ledger(Path.cwd(), options.ledger)
     if not LedgerPaths(ledger).sweeps.is_dir():
@@ -154,6 +154,8 @@ def opened(options: argparse.Namespace) -> Iterator[View]:
             f"No sweeps are recorded beside {ledger}: {LedgerPaths(ledger).sweeps} is not there. "
             "(A copy of a ledger can be read with sqlite3; clusterduck looks where sweeps write.)"
         )
+    if to_act and not LedgerPaths(ledger).is_own:
+        raise LedgerError(f"The ledger {ledger} belongs to another user, who alone can act upon it: you can only look.")
     try:
         with Replica.open(ledger) as replica:
             view = View(ledger, replica)

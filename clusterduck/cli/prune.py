@@ -21,7 +21,7 @@ _NAMED = 20
 
 def execute(options: argparse.Namespace) -> ExitCode:
     """Remove the sweeps that ``options`` ask for, or say which these are."""
-    with opened(options) as view:
+    with opened(options, to_act=True) as view:
         wish = Wish(
             sweeps=list(dict.fromkeys(view.sweep(token) for token in options.sweeps)) or None,
             older_than_s=None if options.older_than is None else options.older_than * _DAY_S,

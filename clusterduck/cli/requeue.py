@@ -31,7 +31,7 @@ def execute(options: argparse.Namespace) -> ExitCode:
         )
     if options.runs and (options.sweep is not None or options.all_sweeps):
         raise ConfigError("Runs are named together with their sweeps: leave out --sweep and --all-sweeps.")
-    with opened(options) as view:
+    with opened(options, to_act=True) as view:
         runs = view.runs(options.runs) if options.runs else None
         wish = Wish(
             states=tuple(states),

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from clusterduck import identity
+from clusterduck import identity, sharing
 from clusterduck.agent.settings import AgentSettings
 from clusterduck.errors import ConfigError, DoubtfulSubmissionError, JournalError, NotFoundError, SubmissionError
 from clusterduck.events import BatchClosed, BatchPlanned, BatchSubmitted, Event, SubmissionDoubted
@@ -232,7 +232,7 @@ def _take_number(acts: Path) -> int:
     number = max(taken, default=0) + 1
     while True:
         try:
-            os.mkdir(acts / f"r{number}", 0o700)
+            sharing.make_folder(acts / f"r{number}")
         except FileExistsError:
             number += 1
         else:

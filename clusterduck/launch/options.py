@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -100,12 +101,36 @@ class Options:
     grace_s: float = 10.0
     publish_interval_s: float = 30.0
     ledger: str | None = None
+    readable_by: str | None = None
     do_submit: bool = True
 
     @property
     def runs_per_batch(self) -> int | None:
         """How many runs a job executes: ``total_runs_per_node`` on each of its nodes; None: all."""
         return None if self.total_runs_per_node is None else self.total_runs_per_node * self.nodes
+
+    @property
+    def reading_group(self) -> int | None:
+        """The group that may read what is recorded; None: nobody but the user.
+
+        Raises:
+            ConfigError: if there is none of that name, or the user is not in it.
+        """
+        if self.readable_by is None:
+            return None
+        try:
+            group = grp.getgrnam(str(self.readable_by)).gr_gid
+        except KeyError:
+            raise ConfigError(
+                f"hydra.launcher.readable_by={self.readable_by}, but this host knows no group of that name: `id -Gn` "
+                f"shows those that you are in."
+            ) from None
+        if os.geteuid() != 0 and group not in {os.getegid(), *os.getgroups()}:
+            raise ConfigError(
+                f"hydra.launcher.readable_by={self.readable_by}, but you are not in that group: `id -Gn` shows those "
+                f"that you are in."
+            )
+        return group
 
     @classmethod
     def of(cls, cluster: str, params: Mapping[str, Any]) -> Options:
@@ -182,6 +207,7 @@ class Options:
             raise ConfigError(f"hydra.launcher.mem_gb must be more than 0, not {memory}.")
         if not self.publish_interval_s > 0:
             raise ConfigError(f"hydra.launcher.publish_interval_s must be more than 0, not {self.publish_interval_s}.")
+        _ = self.reading_group  # raises
         total, parallel = self.total_runs_per_node, self.parallel_runs_per_node
         if total is not None:
             _require_number("total_runs_per_node", total, 1)

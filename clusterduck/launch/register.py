@@ -8,6 +8,7 @@ import re
 import secrets
 from pathlib import Path
 
+from clusterduck import sharing
 from clusterduck.errors import ConfigError, UnsafePathError
 from clusterduck.paths import HIDDEN, LEDGER_NAME, LedgerPaths, SweepPaths, find_ledger
 
@@ -46,14 +47,14 @@ def ledger_for(cwd: Path, explicit: str | None) -> Path:
     return ledger
 
 
-def prepare(ledger: Path) -> None:
-    """Make the ledger's folder.
+def prepare(ledger: Path, readable_by: int | None) -> None:
+    """Make the ledger's folder, and let a group read it if one is to.
 
     Raises:
         ConfigError: if it cannot be made, or others could write it.
     """
     try:
-        LedgerPaths(ledger).create()
+        LedgerPaths(ledger).create(readable_by)
     except (OSError, UnsafePathError) as error:
         raise ConfigError(
             f"The ledger {ledger} cannot be used ({error}): name another file with hydra.launcher.ledger or "
@@ -71,12 +72,14 @@ def enter(ledger: Path, paths: SweepPaths) -> None:
     project = LedgerPaths(ledger)
     project.create()
     pointer = project.sweeps / paths.sweep
+    group = sharing.reading_group(project.sweeps)
     try:
         # An empty file is no entry yet, but takes the name.
         os.close(os.open(pointer, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
         raise ConfigError(f"The project already has a sweep {paths.sweep}: launch again to get another id.") from None
     write_whole(pointer, os.fsencode(paths.root) + b"\n")
+    sharing.let_read(pointer, group)
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -23,7 +23,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 import clusterduck
-from clusterduck import git, identity
+from clusterduck import git, identity, sharing
 from clusterduck.agent.settings import AgentSettings
 from clusterduck.errors import ClusterduckError, ConfigError, DoubtfulSubmissionError, SubmissionError
 from clusterduck.events import (
@@ -98,7 +98,7 @@ class Sweep:
         if cluster == "slurm" and self._options.do_submit:
             require_slurm()
         if self._options.do_submit:
-            register.prepare(self._ledger)
+            register.prepare(self._ledger, self._options.reading_group)
             self._ownership = owner.take(self._sweep_dir, self._sweep)
             atexit.register(self._give_back_unused, os.getpid())
         else:
@@ -229,7 +229,7 @@ class Sweep:
         """Put on disk what will be submitted; after that the sweep is one that others see."""
         paths = self._paths or self._create()
         number = self._launches
-        os.mkdir(paths.launch(number), 0o700)
+        sharing.make_folder(paths.launch(number))
         register.write_whole(paths.payload(number), payload.dump())
         journal = JournalWriter(paths.launch(number), self._sweep, f"launch {number}")
         journal.append([self._started(number, commit)])
@@ -290,7 +290,7 @@ class Sweep:
 
     def _create(self) -> SweepPaths:
         paths = SweepPaths.of(self._sweep_dir, self._sweep)
-        paths.create()
+        paths.create(self._options.reading_group)
         if self._mode is not None:
             os.chmod(self._sweep_dir, self._mode)
         return paths

@@ -77,15 +77,20 @@ def due(connection: sqlite3.Connection, ledger: Path, now: float, look_at: Colle
     return [visit for _, visit in sorted(found, key=lambda one: (one[0], one[1].sweep))]
 
 
-def open_journals(connection: sqlite3.Connection, visit: Visit) -> list[Path]:
+def open_journals(connection: sqlite3.Connection, visit: Visit, owner: int) -> list[Path]:
     """The sweep's journals, but for those that are closed and folded, and what is over if the visit is not whole.
+
+    Args:
+        connection: the replica.
+        visit: the sweep.
+        owner: whose ledger it is; nobody else's sweeps belong there.
 
     Raises:
         FileNotFoundError: if the sweep's folder is gone.
         OSError: if it cannot be listed.
         UnsafePathError: if somebody else owns it or could write it.
     """
-    require_own(visit.root)
+    require_own(visit.root, owner)
     over = set()
     if not visit.is_whole:
         for launch in connection.execute(

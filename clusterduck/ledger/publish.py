@@ -21,6 +21,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clusterduck import sharing
 from clusterduck.errors import ClusterduckError, LedgerError
 from clusterduck.ledger import schema, times
 from clusterduck.ledger.lock import hold, lock_path
@@ -68,6 +69,8 @@ def publish(
     if not is_older_than(ledger, if_older_than_s) or not _is_news(replica, _published(ledger), anew):
         return False
     try:
+        if not LedgerPaths(ledger).is_own:
+            return False  # who only may read it, reads the own replica
         with hold(ledger, wait_s) as token:
             if token is None or not is_older_than(ledger, if_older_than_s):
                 return False
@@ -99,6 +102,7 @@ def _replace(replica: Replica, ledger: Path, token: str, anew: bool) -> bool:
     try:
         mine = _snapshot(replica, snapshot, known)
         _copy(snapshot, beside)
+        sharing.let_read(beside, sharing.reading_group(ledger.parent))
         newest = _published(ledger)
         if newest != known and not _is_newer(mine, newest, LedgerPaths(ledger), anew):
             return False  # somebody took us for dead, and was faster

@@ -271,6 +271,7 @@ class Replica:
         problems: list[str] = []
         more = False
         try:
+            owner = LedgerPaths(self.ledger).owner
             visits = discovery.due(self.connection, self.ledger, self._clock(), look_at)
         except OSError as error:
             return FoldReport(problems=(f"The project's sweeps cannot be listed: {error}",))
@@ -279,7 +280,7 @@ class Replica:
                 more = True
                 break
             try:
-                paths = discovery.open_journals(self.connection, visit)
+                paths = discovery.open_journals(self.connection, visit, owner)
             except FileNotFoundError:
                 continue  # the sweep's folder was deleted; what the ledger knows of it stays
             except (OSError, UnsafePathError) as error:

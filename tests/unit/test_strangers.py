@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from journals_builder import SweepBuilder
+from strangers import STRANGER, as_stranger, umask
 
 from clusterduck import inbox, queue, timeline
 from clusterduck.agent.claiming import Claiming
@@ -39,31 +40,6 @@ from clusterduck.reconcile import _end_in_result
 from clusterduck.result import read_job_return, write_result
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-
-STRANGER = 54321
-
-
-def as_stranger(action: Callable[[], object]) -> str:
-    """Do something as another user; returns "done", or the name of the error that it met."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        told = "done"
-        try:
-            os.setgroups([])
-            os.setgid(STRANGER)
-            os.setuid(STRANGER)
-            os.umask(0)
-            action()
-        except BaseException as error:
-            told = type(error).__name__
-        os.write(writer, told.encode())
-        os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        told = pipe.read().decode()
-    os.waitpid(child, 0)
-    return told
 
 
 @pytest.fixture
@@ -93,15 +69,6 @@ def sweep(place: Path, shared_tmp: Path) -> SweepBuilder:
     (sweep.paths.launch(0) / "payload.pkl").write_bytes(b"payload")
     (sweep.paths.launch(0) / "payload.pkl").chmod(0o600)
     return sweep
-
-
-@contextlib.contextmanager
-def umask(mask: int) -> Iterator[None]:
-    before = os.umask(mask)
-    try:
-        yield
-    finally:
-        os.umask(before)
 
 
 # --- what is made is the owner's alone
