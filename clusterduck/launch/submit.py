@@ -28,9 +28,9 @@ from submitit.slurm import slurm
 
 from clusterduck.agent.main import AgentJob
 from clusterduck.agent.settings import AgentSettings
-from clusterduck.errors import DoubtfulSubmissionError, SlurmError, SubmissionError
+from clusterduck.errors import DoubtfulSubmissionError, SlurmError, SubmissionError, UnsafePathError
 from clusterduck.launch.options import SHARED, Options
-from clusterduck.paths import require_own
+from clusterduck.paths import make_private_folder, require_own
 from clusterduck.slurm.limits import Limits, limits
 from clusterduck.slurm.sbatch import jobs_of_scripts, sbatch
 
@@ -249,11 +249,16 @@ def script_folder(submitit_folder: str) -> str:
 
 
 def _make_private(submitit_folder: str) -> None:
-    """Make submitit's folder, if there is none yet, for this user alone: jobs unpickle what they find there."""
+    """Make submitit's folder for this user alone, since jobs unpickle what they find there.
+
+    Raises:
+        SubmissionError: if there is one that others could write.
+    """
     folder = Path(script_folder(submitit_folder)).expanduser()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(folder, 0o700)
+    try:
+        make_private_folder(folder)
+    except UnsafePathError as error:
+        raise SubmissionError(f"Jobs would run what they find in submitit's folder: {error}") from None
 
 
 def _batch_in(path: Path, root: str) -> str | None:
