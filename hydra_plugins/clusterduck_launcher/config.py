@@ -63,6 +63,8 @@ class ClusterduckConf:
     publish_interval_s: float = 30.0
     # the ledger file; null: the project's, found upwards from the working directory, else ./.clusterduck/ledger.db
     ledger: str | None = None
+    # a group that may read the sweep's records and logs, and the ledger; null: only you may
+    readable_by: str | None = None
     # false: show what would be submitted, and submit nothing
     do_submit: bool = True
 
