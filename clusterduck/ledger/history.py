@@ -6,7 +6,7 @@ import sqlite3
 import statistics
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from clusterduck.ledger import times
 from clusterduck.ledger.answers import Act
@@ -39,8 +39,7 @@ class Pace:
     left_s: float | None
 
 
-@dataclass(frozen=True)
-class Bar:
+class Bar(NamedTuple):
     """An attempt's time in a slot; seconds since the epoch, ``end`` None while it runs."""
 
     run: int
@@ -177,7 +176,7 @@ def _bars(
         f"FROM attempt WHERE {condition} ORDER BY started_at, run LIMIT ?",
         [*values, max(0, limit)],
     ).fetchall()
-    return [Bar(*row) for row in rows]
+    return list(map(Bar._make, rows))
 
 
 @dataclass(frozen=True)

@@ -180,6 +180,11 @@ class NodesBoard(ScrollView, can_focus=True):
         self._lay_out()
         self._paint_all_anew()
 
+    def notify_style_update(self) -> None:
+        """The theme is another one."""
+        super().notify_style_update()
+        self._painted.clear()
+
     def on_focus(self) -> None:
         """The cursor looks otherwise."""
         self._paint_all_anew()

@@ -16,7 +16,7 @@ from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
@@ -138,9 +138,18 @@ class TimelineChart(ScrollView, can_focus=True):
             self._paint_anew()
 
     def _paint_anew(self) -> None:
-        self._strips.clear()
+        """Paint all rows in view, and have those shown that look otherwise."""
+        before, self._strips = self._strips, {}
         self._painted_at = time.time()
-        self.refresh()
+        size = self.size
+        changed = [y for y in range(size.height) if self._line(y) != before.get(self._row_at(y))]
+        if changed:
+            self.refresh(*(Region(0, y, size.width, 1) for y in changed))
+
+    def notify_style_update(self) -> None:
+        """The theme is another one."""
+        super().notify_style_update()
+        self._strips.clear()
 
     def on_resize(self) -> None:
         """The same time in another width."""
@@ -219,9 +228,16 @@ class TimelineChart(ScrollView, can_focus=True):
 
     def render_line(self, y: int) -> Strip:
         """The axis, or a slot's row."""
-        width = self.scrollable_content_region.width
-        row = -1 if y == 0 else y - 1 + round(self.scroll_offset.y)
+        return self._line(y)
+
+    def _row_at(self, y: int) -> int:
+        """The row on a line of the widget; -1 is the axis."""
+        return -1 if y == 0 else y - 1 + round(self.scroll_offset.y)
+
+    def _line(self, y: int) -> Strip:
+        row = self._row_at(y)
         if row not in self._strips:
+            width = self.scrollable_content_region.width
             base = self.rich_style
             columns = max(1, width - NAME)
             segments = self._axis(columns) if row < 0 else self._row(row, columns) if row < len(self.lanes) else []
