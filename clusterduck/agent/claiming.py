@@ -198,8 +198,7 @@ class Claiming:
             OSError: call again.
         """
         if self._settings.max_failures is not None:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(self._sweep.failures, 0o700)
+            self._make_failures()
             with contextlib.suppress(FileExistsError):
                 os.symlink(str(attempt), self._sweep.failures / str(attempt.run))
 
@@ -249,10 +248,12 @@ class Claiming:
         most = self._settings.max_failures
         if most is None:
             return False
-        try:
-            return len(os.listdir(self._sweep.failures)) >= most
-        except FileNotFoundError:
-            return most <= 0
+        self._make_failures()  # a name that was absent, NFS goes on calling absent for up to half a minute
+        return len(os.listdir(self._sweep.failures)) >= most
+
+    def _make_failures(self) -> None:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self._sweep.failures, 0o700)
 
 
 def _ranges(runs: Iterable[int]) -> list[tuple[int, int]]:

@@ -22,7 +22,7 @@ from clusterduck.queue import Claims, Queue, Requeued
 class Bench:
     """A writer on real folders, and the wait loop's side of it."""
 
-    def __init__(self, folder: Path, first: int, stop: int) -> None:
+    def __init__(self, folder: Path, first: int, stop: int, max_failures: int | None = None) -> None:
         self.sweep = SweepPaths.of(folder, "sweep-abcde")
         self.sweep.create()
         self.sweep.launch(0).mkdir()
@@ -47,6 +47,7 @@ class Bench:
             cluster="local",
             parallel_runs_per_node=1,
             ledger="unused",
+            max_failures=max_failures,
         )
         scratch = folder / "scratch"
         scratch.mkdir()
@@ -91,8 +92,8 @@ class Bench:
 def bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
     made: list[Bench] = []
 
-    def make(first: int = 0, stop: int = 0) -> Bench:
-        made.append(Bench(tmp_path, first, stop))
+    def make(first: int = 0, stop: int = 0, max_failures: int | None = None) -> Bench:
+        made.append(Bench(tmp_path, first, stop, max_failures))
         return made[-1]
 
     yield make
@@ -175,6 +176,14 @@ def test_requests_are_taken_once_and_nonsense_is_refused_in_words(bench: Callabl
     it.wait_until_said("the request 0.json is refused")
     it.wait_until_said("the request 1.json is refused")
     assert list(inbox.iterdir()) == []
+
+
+def test_nothing_looks_for_a_name_that_others_have_yet_to_make(bench: Callable[..., Bench]) -> None:
+    """NFS would go on calling it absent for a while; so the agent makes the folders itself that it looks into."""
+    it = bench(0, 2, max_failures=1)
+    it.write_something()
+    assert list((it.folder / "inbox").iterdir()) == []
+    assert list(it.sweep.failures.iterdir()) == []
 
 
 def test_an_agent_that_was_cut_off_finds_out_that_its_job_was_started_again(bench: Callable[..., Bench]) -> None:
