@@ -1,4 +1,4 @@
-"""The launchers' options with their defaults: ``hydra/launcher=clusterduck_local`` and ``clusterduck_slurm``.
+"""The options with their defaults: ``hydra/launcher=clusterduck_local`` and ``clusterduck_slurm``, and the sweeper's.
 
 Hydra imports this module in every process, so it imports nothing but Hydra's ConfigStore, and turns the dataclasses
 into configs only when one is chosen. Annotations must not be postponed here: Hydra 1.3 executes plugins' modules before
@@ -111,6 +111,18 @@ class ClusterduckSlurmConf(ClusterduckConf):
     srun_args: list[str] | None = None
 
 
+@dataclass(init=False, repr=False, eq=False)
+class ClusterduckSweeperConf:
+    """The options of Hydra's own sweeper."""
+
+    _target_: str = "hydra_plugins.clusterduck_launcher.sweeper.ClusterduckSweeper"
+
+    # launch no more runs than this at a time; null: all
+    max_batch_size: int | None = None
+    # overrides that are swept by default, as on the command line
+    params: dict[str, str] | None = None
+
+
 #: Mappings that start empty and may get any key, on the command line without a ``+`` too.
 OPEN = ("resources_config", "additional_parameters")
 
@@ -132,11 +144,12 @@ class _WhenChosen:
         return config
 
 
-def _store(name: str, schema: type) -> None:
+def _store(kind: str, name: str, schema: type) -> None:
     store = ConfigStore.instance()
-    store.store(group="hydra/launcher", name=name, node={}, provider="clusterduck_launcher")
-    store.repo["hydra"]["launcher"][f"{name}.yaml"].node = _WhenChosen(schema)
+    store.store(group=f"hydra/{kind}", name=name, node={}, provider="clusterduck_launcher")
+    store.repo["hydra"][kind][f"{name}.yaml"].node = _WhenChosen(schema)
 
 
-_store("clusterduck_local", ClusterduckLocalConf)
-_store("clusterduck_slurm", ClusterduckSlurmConf)
+_store("launcher", "clusterduck_local", ClusterduckLocalConf)
+_store("launcher", "clusterduck_slurm", ClusterduckSlurmConf)
+_store("sweeper", "clusterduck", ClusterduckSweeperConf)
