@@ -128,35 +128,38 @@ def _submit(executor: Any, agents: Sequence[AgentSettings], tell: Callable[[str]
 
 def _hand_over(script: Path, tell: Callable[[str], None]) -> str:
     """Have sbatch take the script, or find that Slurm has it; the job's id."""
-    patience_s = PATIENCE_S
+    why = "sbatch was interrupted before it had answered"
+    state = "Nobody waited for what Slurm says"
     try:
-        return sbatch(script)
-    except DoubtfulSubmissionError as error:
-        why = str(error).rstrip(". ")
-        tell(f"{why}. Slurm is asked for up to {patience_s:g} s whether it has the job all the same.")
-    except KeyboardInterrupt:
-        why, patience_s = "sbatch was interrupted before it had answered", 0.0
-    until = time.monotonic() + patience_s
-    while True:
         try:
-            for job, (path, _) in jobs_of_scripts(str(script.parent)).items():
-                if os.path.basename(path) == script.name:
-                    return job.partition("_")[0]
-            state = "Slurm does not show it so far"
-            if time.monotonic() < until:
-                time.sleep(_ASK_EVERY_S)
-        except SlurmError as error:
-            state = f"Slurm cannot be asked: {str(error).rstrip('.')}"
-            if time.monotonic() < until:
-                time.sleep(_ASK_EVERY_S)
-        except KeyboardInterrupt:
-            until = 0.0
-        if time.monotonic() >= until:
-            break
+            return sbatch(script)
+        except DoubtfulSubmissionError as error:
+            why = str(error).rstrip(". ")
+        tell(f"{why}. Slurm is asked for up to {PATIENCE_S:g} s whether it has the job all the same.")
+        until = time.monotonic() + PATIENCE_S
+        while True:
+            job, state = _find(script)
+            if job is not None:
+                return job
+            if time.monotonic() >= until:
+                break
+            time.sleep(_ASK_EVERY_S)
+    except KeyboardInterrupt:
+        tell("Interrupted, which does not tell whether Slurm has the job.")
     raise DoubtfulSubmissionError(
         f"Nobody knows whether Slurm has taken the job: {why}. {state}. `clusterduck status` takes it over once Slurm "
         f"shows it, or puts on record that it was never taken."
     )
+
+
+def _find(script: Path) -> tuple[str | None, str]:
+    """The id of the job that Slurm has for a script of ours, if any, and what Slurm's answer means for it."""
+    try:
+        jobs = jobs_of_scripts(str(script.parent))
+    except SlurmError as error:
+        return None, f"Slurm cannot be asked: {str(error).rstrip('.')}"
+    found = (job.partition("_")[0] for job, (path, _) in jobs.items() if os.path.basename(path) == script.name)
+    return next(found, None), "Slurm does not show it so far"
 
 
 def _provide(submitit_folder: Path | str, script: Path, index: int, job: str) -> Submitted:

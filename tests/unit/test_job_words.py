@@ -14,7 +14,6 @@ from clusterduck.ledger.queries import Batch
 from clusterduck.slurm.jobs import JobStatus
 from clusterduck.wording import age, iso
 
-
 NOW = 1795541000.0
 
 
