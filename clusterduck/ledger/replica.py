@@ -268,6 +268,7 @@ class Replica:
             return budget_s is not None and time.monotonic() - start >= budget_s
 
         folded_events = journals = 0
+        closed: list[str] = []
         problems: list[str] = []
         more = False
         try:
@@ -284,7 +285,7 @@ class Replica:
             except FileNotFoundError:
                 continue  # the sweep's folder was deleted; what the ledger knows of it stays
             except (OSError, UnsafePathError) as error:
-                problems.append(str(error))
+                (closed if isinstance(error, PermissionError) else problems).append(str(error))
                 continue
             for path in paths:
                 if more or (journals and is_time_up()):
@@ -302,13 +303,23 @@ class Replica:
                 more = folded.more
             if visit.is_whole and not more:
                 discovery.note(self.connection, visit, self._clock())
-        unknown = schema.unknown_kinds(self.connection)
-        if unknown:
-            problems.append(
-                f"A newer clusterduck has reported what this one does not know ({', '.join(sorted(unknown))}) and does "
-                f"not show: upgrade clusterduck here."
-            )
+        problems += self._on_what_is_missing(closed)
         return FoldReport(folded_events, journals, tuple(problems), more, time.monotonic() - start)
+
+    def _on_what_is_missing(self, closed: list[str]) -> list[str]:
+        """Sentences on what could not be folded: sweeps that may not be read, and events of a newer version."""
+        if closed and not LedgerPaths(self.ledger).is_own:
+            closed = [
+                f"{len(closed)} of the sweeps of this ledger {'is' if len(closed) == 1 else 'are'} not open to you"
+            ]
+        unknown = ", ".join(sorted(schema.unknown_kinds(self.connection)))
+        if not unknown:
+            return closed
+        return [
+            *closed,
+            f"A newer clusterduck has reported what this one does not know ({unknown}) and does not show: upgrade "
+            f"clusterduck here.",
+        ]
 
 
 def _remove_leavings(folder: Path) -> None:

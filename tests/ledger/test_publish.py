@@ -83,7 +83,7 @@ def test_it_is_the_replica_in_an_ordinary_private_file(sweep: SweepBuilder) -> N
     reader.close()
     total = sum(path.stat().st_size for path in sweep.paths.journals())
     assert meta(sweep.ledger, "generation") == str(total)
-    assert {path.name for path in sweep.ledger.parent.iterdir()} == {".gitignore", "ledger.db", "sweeps"}
+    assert {path.name for path in sweep.ledger.parent.iterdir()} == {".gitignore", "ledger.db", "ledger.db.id", "sweeps"}
     assert {path.name for path in replica.path.parent.iterdir()} == {"replica.db", "lock"}
 
 

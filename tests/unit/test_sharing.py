@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import sqlite_utils  # noqa: F401 - a stranger cannot import it where root alone may look
+import sqlite_utils  # noqa: F401 - for a stranger, as below
 from strangers import STRANGER, as_stranger, umask
 
 from clusterduck.cli.main import main
@@ -68,6 +68,8 @@ def project() -> Iterator[Path]:
 def there(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(project)
     monkeypatch.setattr("tempfile.tempdir", str(project.parent / "tmp"))
+    with contextlib.redirect_stdout(io.StringIO()):
+        main(["runs", "--json"])  # so that all is imported: a stranger may not see where modules lie
     return project
 
 
@@ -185,13 +187,28 @@ def test_a_group_of_others_is_refused_at_launch() -> None:
     assert as_stranger(lambda: Options.of("local", {"readable_by": GROUP}), [grp.getgrnam(GROUP).gr_gid]) == "done"
 
 
-def test_a_submitit_folder_that_others_could_write_is_refused(there: Path) -> None:
+def test_sweeps_that_are_not_open_are_counted_and_no_trouble(there: Path) -> None:
+    closed = there / HIDDEN / "sweeps" / "closed-abcde"
+    root = there / "closed" / HIDDEN / closed.name
+    root.mkdir(parents=True, mode=0o700)
+    root.parent.chmod(0o700)
+    closed.write_text(f"{root}\n")
+    closed.chmod(0o640)
+    became, code, out, err = look(["status", "--json"])
+    closed.unlink()
+    assert (became, code) == ("done", 0)
+    assert err.strip() == "clusterduck: 1 of the sweeps of this ledger is not open to you"
+    assert len(json.loads(out)) == 1
+
+
+def test_a_submitit_folder_that_others_could_write_is_refused(there: Path, tmp_path: Path) -> None:
     """A job unpickles what it finds there."""
-    folder = there / "planted"
+    folder = tmp_path / "planted"
     folder.mkdir()
     folder.chmod(0o777)
     command = [sys.executable, "app.py", "--multirun", "+x=1", "hydra/launcher=clusterduck_local"]
-    command += ["hydra.sweep.dir=refused", f"hydra.launcher.submitit_folder={folder}/%j"]
+    command += [f"hydra.sweep.dir={tmp_path}/refused", f"hydra.launcher.ledger={tmp_path}/ledger/ledger.db"]
+    command += [f"hydra.launcher.submitit_folder={folder}/%j"]
     done = subprocess.run(command, cwd=there, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
     assert f"{folder} can be written by other users" in done.stderr and "Traceback" not in done.stderr
