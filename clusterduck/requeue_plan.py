@@ -13,7 +13,7 @@ from clusterduck import standing
 from clusterduck.errors import ConfigError
 from clusterduck.launch import owner
 from clusterduck.launch.again import Launched, launched
-from clusterduck.ledger import queries, times
+from clusterduck.ledger import heard, queries, times
 from clusterduck.ledger.queries import Run
 from clusterduck.model import FAILED_STATES, AgentId, Attempt, State
 from clusterduck.paths import SweepPaths
@@ -313,7 +313,7 @@ def _rooms(connection: sqlite3.Connection, now: Standing) -> tuple[Room, ...]:
     silent_since = times.to_text(time.time() - SILENT_S)
     deaf = {
         AgentId(agent.batch, agent.restart, agent.node)
-        for agent in queries.agents(connection, now.sweep, alive=True)
+        for agent in heard.corrected(connection, queries.agents(connection, now.sweep, alive=True))
         if agent.draining or (agent.seen_at or "") < silent_since
     }
     empty: Counter[AgentId] = Counter()

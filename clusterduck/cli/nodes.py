@@ -11,7 +11,7 @@ from clusterduck.cli.exit_codes import ExitCode
 from clusterduck.cli.looking import View, opened
 from clusterduck.cli.output import Output, narrate
 from clusterduck.cli.table import Column
-from clusterduck.ledger import queries
+from clusterduck.ledger import heard, queries
 from clusterduck.ledger.overrides import as_dict
 from clusterduck.ledger.queries import Agent, SlotNow
 from clusterduck.wording import duration, elapsed, ids, percent, size
@@ -34,7 +34,7 @@ def execute(options: argparse.Namespace) -> ExitCode:
     """Print the nodes at work for all sweeps, or for the one that ``options`` name."""
     with opened(options) as view:
         sweep = None if options.sweep is None else view.sweep(options.sweep)
-        agents = queries.agents(view.connection, sweep, alive=True)
+        agents = heard.corrected(view.connection, queries.agents(view.connection, sweep, alive=True))
         slots: dict[tuple[str, str, int, int], list[SlotNow]] = {}
         for slot in queries.slots(view.connection, sweep, alive=True):
             slots.setdefault((slot.sweep, slot.batch, slot.restart, slot.node), []).append(slot)
