@@ -17,7 +17,7 @@ from pathlib import Path
 from textual.message import Message
 
 from clusterduck.errors import ClusterduckError, NotFoundError
-from clusterduck.ledger import history, listing, queries
+from clusterduck.ledger import heard, history, listing, queries
 from clusterduck.ledger.history import Lane
 from clusterduck.ledger.listing import Listing
 from clusterduck.ledger.publish import publish
@@ -245,7 +245,7 @@ class Feed(threading.Thread):
         for slot in queries.slots(connection, alive=True):
             slots.setdefault((slot.sweep, slot.batch, slot.restart, slot.node), []).append(slot)
         nodes = []
-        for agent in queries.agents(connection, alive=True):
+        for agent in heard.corrected(connection, queries.agents(connection, alive=True)):
             key = (agent.sweep, agent.batch, agent.restart, agent.node)
             its = tuple(slots.get(key, ()))
             nodes.append(Node(agent, its, {slot.slot: self._loads.get((*key, slot.slot), ()) for slot in its}))
