@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -105,11 +106,16 @@ def test_only_agents_that_would_take_something_are_counted_on(sweep: ActsSweep, 
     at = time.time() - 1000
 
     def room_after(*new: events.Event) -> str:
-        builder.write(builder.agent_journal("0-1"), new, close=False)
+        if new:
+            builder.write(builder.agent_journal("0-1"), new, close=False)
         return plan(sweep, replica, states=FAILED).describe()
 
     nowhere = "2 failed runs: 2 in a new job"
-    assert room_after(builder.agent_started(at, "node7", slots=1, job_id="9001"), *done) == nowhere, "it is silent"
+    path = builder.write(
+        builder.agent_journal("0-1"), [builder.agent_started(at, "node7", slots=1, job_id="9001"), *done], close=False
+    )
+    os.utime(path, (at, at))
+    assert room_after() == nowhere, "it is silent"
     here = "2 failed runs: 1 to a running job on node7, 1 in a new job"
     assert room_after(events.Heartbeat(busy=0)) == here
     assert room_after(events.Heartbeat(busy=0, draining=True)) == nowhere
