@@ -186,7 +186,10 @@ class Drain:
     @property
     def description(self) -> str:
         """What it would do."""
-        return "Its agents finish what runs and take nothing more, then the job ends. Its other runs stay in the queue."
+        return (
+            "Its agents finish what runs and take nothing more, then the job ends; one that has not begun leaves "
+            "Slurm's queue. Its other runs stay PENDING, to be requeued."
+        )
 
     @property
     def is_empty(self) -> bool:

@@ -209,6 +209,18 @@ def test_a_drained_job_leaves_runs_that_are_sent_on_request(project: Project) ->
     assert [project.began(run) for run in range(3)] == [["1 None"]] * 3, "what never began is at its first attempt"
 
 
+def test_a_drained_job_is_not_counted_on(project: Project) -> None:
+    project.launch("waits", "fails")
+    project.wait_for("RUNNING", "FAILED")
+    (batch,) = project.json("status", "@last")[0]["batches"]
+    planned, _ = project.run("requeue", "--failed", "--dry-run")
+    assert planned.startswith("1 failed run: 1 to a running job on ")
+    project.run("drain", batch["job_id"])
+    nowhere = "1 failed run: 1 in a new job\n"
+    wait_until(lambda: project.run("requeue", "--failed", "--dry-run")[0] == nowhere, "its empty slot does not count")
+    (project.folder / "go").touch()
+
+
 def test_waiting_gives_up_when_asked_to_and_survives_its_own_death(project: Project) -> None:
     project.launch("waits", "fails")
     project.wait_for("RUNNING", "FAILED")
@@ -223,7 +235,10 @@ def test_waiting_gives_up_when_asked_to_and_survives_its_own_death(project: Proj
     again = project.start("wait", "@last")
     (project.folder / "go").touch()
     output, _ = again.communicate(timeout=30)
-    assert (again.returncode, output.split(": ")[1]) == (ExitCode.NOT_COMPLETED, "1 of 2 runs did not complete\n")
+    assert (again.returncode, output.split(": ")[1]) == (
+        ExitCode.NOT_COMPLETED,
+        "1 of 2 runs did not complete (1 failed)\n",
+    )
 
 
 def test_what_died_with_its_agent_is_put_back_by_itself_as_often_as_max_retries_says(project: Project) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -151,6 +152,8 @@ def test_runs_are_chosen_and_sorted(project: Project) -> None:
         return [row["run"].removeprefix("train-") for row in project.json("runs", *arguments)]
 
     assert numbers("--failed") == ["bb3fg/0", "aa2de/6", "aa2de/13", "aa2de/20"]
+    assert numbers("--failed", "--state", "FAILED", "--state", "TIMEOUT", "--sweep", "b") == ["bb3fg/0"]
+    assert numbers("--failed", "--state", "TIMEOUT") == [], "both must hold"
     assert numbers("--state", "running", "--state", "FAILED", "--sweep", "b", "--limit", "2") == ["bb3fg/0", "bb3fg/1"]
     assert numbers("--sweep", "aa", "--sort", "return_value", "--reverse", "--limit", "2") == ["aa2de/23", "aa2de/22"]
     assert numbers("--sweep", "aa", "--sort", "seed", "--limit", "3") == ["aa2de/0", "aa2de/1", "aa2de/2"]
@@ -238,6 +241,18 @@ def test_a_run_that_no_job_will_take_says_why_and_what_to_do(own: Project) -> No
     assert hint in own.run("status")[0] and hint in own.run("status", "cc")[0]
 
 
+def test_a_sweep_whose_folder_is_gone_is_shown_with_a_word_on_that(own: Project) -> None:
+    lost = dead(own, "Slurm says so.")
+    own.run("status")
+    shutil.rmtree(lost.paths.sweep_dir)
+    for command in (["status"], ["status", "cc"], ["runs", "--sweep", "cc"], ["show", "cc/0"]):
+        output, errors = own.run(*command)
+        assert "train-cc4gh" in output
+        assert (errors.count("was moved or deleted"), "clusterduck rebuild FOLDER" in errors) == (1, True), command
+    output, errors = own.run("logs", "cc/0", code=ExitCode.NOT_FOUND)
+    assert (output, errors.count("was moved or deleted"), errors.count("\n")) == ("", 1, 1)
+
+
 def test_a_run_that_a_live_job_will_take_says_only_which(project: Project) -> None:
     assert project.json("show", "bb/5")[0]["reason"] is None
     assert "waits for  batch 0-0" in project.run("show", "bb/5")[0]
@@ -299,6 +314,7 @@ def test_colours_are_for_terminals(project: Project) -> None:
         (("logs", "@last/0", "--attempt", "0"), ExitCode.USAGE, "attempts are counted from 1"),
         (("logs", "@last/0", "-f", "--json"), ExitCode.USAGE, "leave out -f or --json"),
         (("runs", "--state", "DONE"), ExitCode.USAGE, "'DONE' is no state; the states are PENDING, RUNNING"),
+        (("runs", "--failed", "--state", "RUNNING"), ExitCode.USAGE, "no run is one of these and RUNNING"),
         (("runs", "--sort", "colour"), ExitCode.USAGE, "Runs cannot be sorted by 'colour'"),
         (("runs", "--limit", "-1"), ExitCode.USAGE, "'-1' is not a whole number"),
         (("status", "--ledger", "nowhere/x.db"), ExitCode.NOT_FOUND, "No ledger at "),
