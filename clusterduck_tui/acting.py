@@ -10,28 +10,26 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from textual.message import Message
 
 from clusterduck.errors import ClusterduckError
-from clusterduck.ledger import history
+from clusterduck.ledger import history, queries
 from clusterduck.ledger.replica import Replica
 from clusterduck.model import FAILED_STATES, State
 from clusterduck.slurm.jobs import JobStatus
 from clusterduck_tui.messages import ActDone, Planned, Progress
+from clusterduck_tui.offers import Offer, offers
 
 if TYPE_CHECKING:
     from clusterduck import cancel, requeue
 
 Jobs = Mapping[tuple[str, str], JobStatus]
 Tell = Callable[[str], None]
-
-#: More time after TIMEOUT, more memory after OUT_OF_MEMORY: so many times as much is offered.
-MORE_TIME = 2.0
-MORE_MEMORY = 1.5
+Post = Callable[[Message], object]
 
 
 class Deed(Protocol):
@@ -104,15 +102,27 @@ class Cancel:
 
 @dataclass
 class Requeue:
-    """Send runs again: these, or (None) all failed ones of the sweep; with other launcher options where given."""
+    """Send runs again: these, or (None) all failed ones of the sweep; with other launcher options where given.
+
+    Attributes:
+        sweep: the sweep.
+        runs: the runs' numbers.
+        changes: launcher options as ``name=value``; the first plan fills in what it offers.
+        overrides: what is added to each run's overrides.
+        as_submitted: run the function as it was submitted, not today's code.
+        fresh: move each run's folder aside first.
+        planned: what it would do, once that is thought through.
+        offers: what the first plan offers to change, and why; None before it.
+    """
 
     sweep: str
     runs: tuple[int, ...] | None = None
     changes: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     as_submitted: bool = False
+    fresh: bool = False
     planned: requeue.RequeuePlan | None = None
-    offers: dict[str, tuple[float, float | None]] = field(default_factory=dict)
+    offers: Sequence[Offer] | None = None
 
     @property
     def title(self) -> str:
@@ -124,7 +134,16 @@ class Requeue:
         )
 
     def plan(self, replica: Replica, jobs: Jobs) -> None:
-        """See what it would do, and which launcher options it would be wise to change."""
+        """See what it would do; at first also which launcher options it would be wise to change."""
+        self._plan(replica, jobs)
+        if self.offers is None:
+            assert self.planned is not None
+            self.offers = offers(replica.connection, self.planned)
+            if self.offers:
+                self.changes = tuple(offer.change for offer in self.offers)
+                self._plan(replica, jobs)
+
+    def _plan(self, replica: Replica, jobs: Jobs) -> None:
         from clusterduck import requeue
 
         wish = requeue.Wish(
@@ -133,10 +152,9 @@ class Requeue:
             changes=requeue.parse_changes(self.changes),
             overrides=self.overrides,
             as_submitted=self.as_submitted,
+            fresh=self.fresh,
         )
         self.planned = requeue.plan(replica.connection, [self.sweep], wish, jobs)
-        if not self.changes:
-            self.offers = _offers(self.planned)
 
     @property
     def description(self) -> str:
@@ -156,7 +174,7 @@ class Requeue:
         return self.planned is None or not self.planned.count
 
     def carry_out(self, replica: Replica, jobs: Jobs, tell: Tell) -> list[str]:
-        """Do it; thought through once more if options were changed since."""
+        """Do it; thought through once more, because things may have changed since."""
         from clusterduck import requeue
 
         self.plan(replica, jobs)
@@ -171,6 +189,9 @@ class Drain:
 
     sweep: str
     job: str
+    has_begun: bool = True
+    running: int | None = None
+    waiting: int = 0
 
     @property
     def title(self) -> str:
@@ -178,18 +199,29 @@ class Drain:
         return f"Drain job {self.job} of {self.sweep}"
 
     def plan(self, replica: Replica, jobs: Jobs) -> None:
-        """See that there is such a job."""
-        from clusterduck import drain
+        """See that there is such a job, what it executes, and what waits for it."""
+        from clusterduck import drain, standing
 
-        drain.batches_of(replica.connection, self.job)
+        found = drain.batches_of(replica.connection, self.job).get(self.sweep, ())
+        batches = {batch.id for batch in found}
+        self.has_begun = any(batch.state == State.RUNNING.value for batch in found)
+        slots = queries.slots(replica.connection, self.sweep, alive=True)
+        self.running = sum(slot.run is not None and slot.batch in batches for slot in slots)
+        now = standing.of_sweep(replica.connection, self.sweep, jobs)
+        self.waiting = sum(each.batch in batches and each.holder is None for each in now.waiting)
 
     @property
     def description(self) -> str:
         """What it would do."""
-        return (
-            "Its agents finish what runs and take nothing more, then the job ends; one that has not begun leaves "
-            "Slurm's queue. Its other runs stay PENDING, to be requeued."
-        )
+        if self.running is None:
+            return ""
+        ends = f"{runs(self.running)} {'goes' if self.running == 1 else 'go'} on to the end, then the job ends."
+        if not self.has_begun:
+            ends = "It has not begun, so it leaves the queue of jobs."
+        elif not self.running:
+            ends = "It executes no run, so it ends at once."
+        stay = f"{runs(self.waiting)} waiting for it {'stays' if self.waiting == 1 else 'stay'} in the queue."
+        return f"{ends} It takes nothing more: {stay}" if self.waiting else f"{ends} No run waits for it."
 
     @property
     def is_empty(self) -> bool:
@@ -244,40 +276,49 @@ class Worker:
         busy: the titles of what is being carried out now.
     """
 
-    def __init__(self, post: Callable[[Message], object]) -> None:
+    def __init__(self, post: Post) -> None:
         self._post = post
         self.busy: list[str] = []
 
-    def plan(self, ledger: Path, act: Deed, jobs: Jobs) -> None:
-        """Think an act through; ``Planned`` tells when it can be asked about, ``ActDone`` if it cannot be done."""
-        self._start(ledger, act, lambda replica: self._plan(replica, act, jobs))
+    def plan(self, ledger: Path, act: Deed, jobs: Jobs, post: Post | None = None) -> None:
+        """Think an act through; ``Planned`` tells when it can be asked about, ``ActDone`` if it cannot be done.
+
+        Args:
+            ledger: the ledger's path.
+            act: the act.
+            jobs: what is known of the jobs.
+            post: who is told; by default whoever is told all else.
+        """
+        tell = post or self._post
+
+        def think(replica: Replica) -> None:
+            act.plan(replica, jobs)
+            tell(Planned(act))
+
+        self._start(ledger, act, think, tell)
 
     def carry_out(self, ledger: Path, act: Deed, jobs: Jobs) -> None:
         """Do it; ``ActDone`` tells what happened."""
         self.busy.append(act.title)
-        self._start(ledger, act, lambda replica: self._carry_out(replica, act, jobs))
+        self._start(ledger, act, lambda replica: self._carry_out(replica, act, jobs), self._post)
 
     def done(self, title: str) -> None:
         """It was told what happened."""
         if title in self.busy:
             self.busy.remove(title)
 
-    def _start(self, ledger: Path, act: Deed, do: Callable[[Replica], None]) -> None:
+    def _start(self, ledger: Path, act: Deed, do: Callable[[Replica], None], post: Post) -> None:
         def run() -> None:
             try:
                 with Replica.open(ledger) as replica:
                     replica.catch_up(look_at=[getattr(act, "sweep", "")])
                     do(replica)
             except (ClusterduckError, OSError, sqlite3.Error) as error:
-                self._post(ActDone(act.title, [str(error)], went_well=False))
+                post(ActDone(act.title, [str(error)], went_well=False))
             except Exception as error:  # whatever it is: the screen stays, and says so
-                self._post(ActDone(act.title, [f"{type(error).__name__}: {error}"], went_well=False))
+                post(ActDone(act.title, [f"{type(error).__name__}: {error}"], went_well=False))
 
         threading.Thread(target=run, name="clusterduck-act", daemon=True).start()
-
-    def _plan(self, replica: Replica, act: Deed, jobs: Jobs) -> None:
-        act.plan(replica, jobs)
-        self._post(Planned(act))
 
     def _carry_out(self, replica: Replica, act: Deed, jobs: Jobs) -> None:
         def tell(words: str) -> None:
@@ -303,19 +344,6 @@ def sentence(text: str) -> str:
     return text if text.endswith(".") else f"{text}."
 
 
-def _offers(plan: requeue.RequeuePlan) -> dict[str, tuple[float, float | None]]:
-    """Options to raise, each with what it should be and what it was: more time after TIMEOUT, more memory after OOM."""
-    states = {chosen.run.state for part in plan.sweeps for chosen in part.chosen}
-    options: list[Any] = [launch.options for part in plan.sweeps for launch in part.launches.values()]
-    offers: dict[str, tuple[float, float | None]] = {}
-    if not options:
-        return offers
-    if State.TIMEOUT.value in states:
-        was = max(float(option.timeout_min) for option in options)
-        offers["timeout_min"] = (round(was * MORE_TIME), was)
-    if State.OUT_OF_MEMORY.value in states:
-        amounts = [option.submitit.get("mem_gb") for option in options]
-        known = [float(amount) for amount in amounts if amount is not None]
-        if known:
-            offers["mem_gb"] = (round(max(known) * MORE_MEMORY, 1), max(known))
-    return offers
+def runs(count: int) -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{count} run{'' if count == 1 else 's'}"

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import shlex
 import signal
-import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from textual import on
-from textual.app import App
+from textual.app import App, SuspendNotSupported
 from textual.message import Message
 
 from clusterduck.errors import ClusterduckError, NotFoundError
 from clusterduck.ledger import queries
 from clusterduck.ledger.queries import Sweep
 from clusterduck.paths import LedgerPaths, find_ledger
+from clusterduck_tui import opening
 from clusterduck_tui import options as options_of
 from clusterduck_tui.acting import Deed, Drain, DrawTimeline, Requeue, Worker
 from clusterduck_tui.commands import ActionCommands
@@ -179,10 +177,15 @@ class Dashboard(App[None]):
         if act.is_empty:
             self.notify(shortened(act.description, 500), title=shortened(act.title, 100), markup=False)
         elif isinstance(act, Requeue):
-            self.push_screen(AskRequeue(act), lambda answer: self._answered(act, answer))
+            self.push_screen(AskRequeue(act, self._rethink), lambda answer: self._answered(act, answer))
         else:
             verb = "Drain" if isinstance(act, Drain) else "Cancel"
             self.push_screen(Confirm(act, verb), lambda answer: self._answered(act, answer))
+
+    def _rethink(self, act: Requeue, post: Callable[[Message], object]) -> None:
+        """Think another version of what is being asked about through, and tell the asker."""
+        if self.known.ledger is not None:
+            self.worker.plan(self.known.ledger, act, self.known.jobs, post)
 
     def _answered(self, act: Deed, answer: bool | None) -> None:
         if answer and self.known.ledger is not None:
@@ -220,14 +223,19 @@ class Dashboard(App[None]):
 
     @on(RunView.Open)
     def _open(self, event: RunView.Open) -> None:
-        """Open a file in the person's pager or editor, and come back."""
-        fallback = "less" if event.variable == "PAGER" else "vi"
-        command = shlex.split(os.environ.get(event.variable) or fallback)
+        """Open a file in the person's pager or editor, and come back; nothing is read meanwhile."""
+        self.feed.pause()
+        self.jobs_watch.pause()
         try:
             with self.suspend():
-                subprocess.run([*command, event.path], check=False)
-        except (OSError, ValueError) as error:
-            self.notify(f"{shortened(' '.join(command), 60)}: {error}", severity="error", markup=False)
+                trouble = opening.open_file(event.variable, event.path)
+        except SuspendNotSupported:
+            trouble = "Another program cannot be shown in this terminal."
+        finally:
+            self.feed.resume()
+            self.jobs_watch.resume()
+        if trouble is not None:
+            self.notify(shortened(trouble, 400), severity="error", markup=False)
 
 
 _SUBJECTS: dict[type[Message], str] = {

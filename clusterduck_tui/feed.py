@@ -76,6 +76,7 @@ class Feed(threading.Thread):
         self._refresh_s = refresh_s
         self._wake = threading.Condition()
         self._stopped = False
+        self._paused = False
         self._poked = False
         self._interest = Interest("overview")
         self._answered: Interest | None = None
@@ -99,6 +100,18 @@ class Feed(threading.Thread):
         """Fold and read at once."""
         with self._wake:
             self._due.clear()
+            self._poked = True
+            self._wake.notify()
+
+    def pause(self) -> None:
+        """Read nothing more until ``resume``, e.g. because nobody can see it."""
+        with self._wake:
+            self._paused = True
+
+    def resume(self) -> None:
+        """Go on, at once."""
+        with self._wake:
+            self._paused = False
             self._poked = True
             self._wake.notify()
 
@@ -130,6 +143,8 @@ class Feed(threading.Thread):
         with self._wake:
             if not self._poked and not self._stopped:
                 self._wake.wait(seconds)
+            while self._paused and not self._stopped:
+                self._wake.wait()
             poked, self._poked = self._poked, False
             return poked
 
@@ -294,11 +309,22 @@ class JobsWatch(threading.Thread):
         self._find = find
         self._read_only = read_only
         self._stop = threading.Event()
+        self._unpaused = threading.Event()
+        self._unpaused.set()
         self._publish_at = time.monotonic() + PUBLISH_INTERVAL_S
+
+    def pause(self) -> None:
+        """Look no more until ``resume``."""
+        self._unpaused.clear()
+
+    def resume(self) -> None:
+        """Go on."""
+        self._unpaused.set()
 
     def stop(self) -> None:
         """Stop before the next look; a command of Slurm's that runs just now is not waited for."""
         self._stop.set()
+        self._unpaused.set()
 
     def run(self) -> None:
         """Look until stopped. What goes wrong is told, and tried again by the next look."""
@@ -317,8 +343,14 @@ class JobsWatch(threading.Thread):
         with Replica.open(ledger) as replica:
             while not self._stop.is_set():
                 interval = JOBS_INTERVAL_S if self._look(ledger, replica) else NO_JOBS_INTERVAL_S
-                if self._stop.wait(interval) or self._find() != ledger or not replica.path.exists():
+                if self._wait(interval) or self._find() != ledger or not replica.path.exists():
                     return
+
+    def _wait(self, seconds: float) -> bool:
+        """Wait, at least until nobody wants it to pause; tells whether it is to stop."""
+        self._stop.wait(seconds)
+        self._unpaused.wait()
+        return self._stop.is_set()
 
     def _look(self, ledger: Path, replica: Replica) -> bool:
         """Look once; tells whether there are jobs that live, or may."""

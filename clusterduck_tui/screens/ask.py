@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar
 
 from rich.text import Text
@@ -9,14 +11,31 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
+from textual.message import Message
 from textual.screen import ModalScreen
+from textual.timer import Timer
 from textual.widgets import Button, Checkbox, Input, Label, Static
 
 from clusterduck_tui.acting import Deed, Requeue
-from clusterduck_tui.theme import BOLD, DIM, shortened
+from clusterduck_tui.messages import ActDone, Planned
+from clusterduck_tui.theme import ALERT, BOLD, DIM, shortened
 
 #: What the box says, ticked or not: not by its colour alone.
 _CODE = {False: "runs today's code", True: "runs the function as it was submitted"}
+_FOLDER = {False: "goes on in the run's folder", True: "moves the run's folder aside and starts afresh"}
+
+#: The options that the form always has, and what they and those that may be offered are about.
+_ALWAYS = ("timeout_min", "mem_gb")
+_ABOUT = {
+    "timeout_min": "minutes per job",
+    "mem_gb": "memory per node",
+    "mem_per_gpu": "memory",
+    "mem_per_cpu": "memory",
+    "parallel_runs_per_node": "slots",
+}
+
+#: Seconds without a key after which a form is thought through.
+PAUSE_S = 0.4
 
 
 class Confirm(ModalScreen[bool]):
@@ -57,33 +76,40 @@ class Confirm(ModalScreen[bool]):
 
 
 class AskRequeue(ModalScreen[bool]):
-    """Whether to send runs again, and with which launcher options; what is left empty stays as it was."""
+    """Whether to send runs again, and how. Whatever is changed in the form, what would happen then is said anew.
+
+    Args:
+        act: what is asked about; its fields are the form's when the answer is yes.
+        rethink: thinks another version of it through, and tells whom it is given.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "answer(False)", "No"),
         Binding("ctrl+s", "answer(True)", "Requeue"),
     ]
 
-    def __init__(self, act: Requeue) -> None:
+    def __init__(self, act: Requeue, rethink: Callable[[Requeue, Callable[[Message], object]], None]) -> None:
         super().__init__()
         self.act = act
+        self._rethink = rethink
+        self._latest = act
+        self._timer: Timer | None = None
 
     def compose(self) -> ComposeResult:
         """What would happen, a form, and two buttons."""
-        offers = self.act.offers
+        offers = {offer.name: offer for offer in self.act.offers or ()}
         with VerticalScroll(classes="dialog"):
             yield Static(Text(f"{shortened(self.act.title, 200)}?", BOLD), markup=False)
             yield Static(Text(f"\n{shortened(self.act.description, 1000)}"), markup=False, id="effects")
             hint = "Changed launcher options need new jobs: with any of them, all runs go there.\n"
             yield Static(Text(hint, DIM), markup=False)
-            for name, about in (("timeout_min", "minutes per job"), ("mem_gb", "memory per node")):
+            for name in dict.fromkeys([*_ALWAYS, *offers]):
                 offer = offers.get(name)
-                was = "" if offer is None or offer[1] is None else f", was {offer[1]:g}"
                 with Horizontal(classes="field"):
-                    yield Label(f"{name} ({about}{was})", markup=False)
-                    yield Input(
-                        "" if offer is None else f"{offer[0]:g}", id=name, placeholder="as it was", compact=True
-                    )
+                    yield Label(f"{name} ({_ABOUT[name]})", markup=False)
+                    value = "" if offer is None else offer.value
+                    yield Input(value, id=name, placeholder="as it was", compact=True, classes="option")
+                    yield Label("" if offer is None else f" {offer.was}", markup=False, classes="was")
             with Horizontal(classes="field"):
                 yield Label("other options (name=value ...)", markup=False)
                 yield Input(id="others", placeholder="partition=long nodes=1", compact=True)
@@ -91,6 +117,7 @@ class AskRequeue(ModalScreen[bool]):
                 yield Label("overrides to add (key=value ...)", markup=False)
                 yield Input(id="overrides", placeholder="+lr=1e-4", compact=True)
             yield Checkbox(_CODE[False], id="as-submitted", compact=True)
+            yield Checkbox(_FOLDER[False], id="fresh", compact=True)
             with Horizontal(classes="buttons"):
                 yield Button("Requeue", id="yes", variant="warning", compact=True)
                 yield Button("No", id="no", compact=True)
@@ -99,19 +126,58 @@ class AskRequeue(ModalScreen[bool]):
         """Enter says yes."""
         self.query_one("#yes", Button).focus()
 
+    def _filled_in(self) -> Requeue:
+        """The act as the form has it."""
+        fields = {str(field.id): field.value.strip() for field in self.query(".option").results(Input)}
+        return replace(
+            self.act,
+            changes=(
+                *(f"{name}={value}" for name, value in fields.items() if value),
+                *self.query_one("#others", Input).value.split(),
+            ),
+            overrides=tuple(self.query_one("#overrides", Input).value.split()),
+            as_submitted=self.query_one("#as-submitted", Checkbox).value,
+            fresh=self.query_one("#fresh", Checkbox).value,
+        )
+
     def action_answer(self, answer: bool) -> None:
         """Take the form, and answer."""
         if answer:
-            fields = {name: self.query_one(f"#{name}", Input).value.strip() for name in ("timeout_min", "mem_gb")}
-            changes = [f"{name}={value}" for name, value in fields.items() if value]
-            self.act.changes = (*changes, *self.query_one("#others", Input).value.split())
-            self.act.overrides = tuple(self.query_one("#overrides", Input).value.split())
-            self.act.as_submitted = self.query_one("#as-submitted", Checkbox).value
+            said = self._filled_in()
+            self.act.changes, self.act.overrides = said.changes, said.overrides
+            self.act.as_submitted, self.act.fresh = said.as_submitted, said.fresh
         self.dismiss(answer)
 
+    # --- what would happen now
+
+    @on(Input.Changed)
+    def _changed(self) -> None:
+        """Think again once nothing was typed for a moment."""
+        if self._timer is not None:
+            self._timer.stop()
+        self._timer = self.set_timer(PAUSE_S, self._think)
+
+    def _think(self) -> None:
+        said = self._filled_in()
+        if _wish(said) != _wish(self._latest):
+            self._latest = said
+            self._rethink(said, self.post_message)
+
+    @on(Planned)
+    def _planned(self, event: Planned) -> None:
+        event.stop()
+        if event.act is self._latest:
+            self.query_one("#effects", Static).update(Text(f"\n{shortened(event.act.description, 1000)}"))
+
+    @on(ActDone)
+    def _mistaken(self, event: ActDone) -> None:
+        """It cannot be done like that."""
+        event.stop()
+        self.query_one("#effects", Static).update(Text(f"\n{shortened(' '.join(event.sentences), 1000)}", ALERT))
+
     @on(Checkbox.Changed)
-    def _code_changed(self, event: Checkbox.Changed) -> None:
-        event.checkbox.label = _CODE[event.value]
+    def _ticked(self, event: Checkbox.Changed) -> None:
+        event.checkbox.label = (_CODE if event.checkbox.id == "as-submitted" else _FOLDER)[event.value]
 
     @on(Input.Submitted)
     def _submitted(self) -> None:
@@ -120,3 +186,8 @@ class AskRequeue(ModalScreen[bool]):
     @on(Button.Pressed)
     def _pressed(self, event: Button.Pressed) -> None:
         self.action_answer(event.button.id == "yes")
+
+
+def _wish(act: Requeue) -> tuple[object, ...]:
+    """What of an act says where runs would go."""
+    return act.changes, act.overrides

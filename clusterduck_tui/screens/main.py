@@ -36,9 +36,10 @@ class MainScreen(Screen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(action.key, action.name, action.title, show=action.in_footer) for action in ACTIONS),
-        *(Binding(str(number), f"show_number({number})", f"View {number}", show=False) for number in range(1, 7)),
-        Binding("tab", "next_view(1)", "Next view", show=False),
-        Binding("shift+tab", "next_view(-1)", "View before", show=False),
+        # With priority: the keys after them, which a slow line brings in one burst, belong to the view they bring.
+        *(Binding(str(n), f"show_number({n})", f"View {n}", show=False, priority=True) for n in range(1, 7)),
+        Binding("tab", "next_view(1)", "Next view", show=False, priority=True),
+        Binding("shift+tab", "next_view(-1)", "View before", show=False, priority=True),
         Binding("escape", "back", "Back"),
         Binding("question_mark", "help", "Help"),
         Binding("q", "app.leave", "Quit"),
@@ -83,7 +84,7 @@ class MainScreen(Screen[None]):
     def on_mount(self) -> None:
         """The overview in front."""
         self.show_known()
-        self._front.inner().focus()
+        self.set_focus(self._front.inner())
         self._watch()
 
     # --- what is in front
@@ -124,7 +125,7 @@ class MainScreen(Screen[None]):
             if isinstance(runs, Runs) and isinstance(runs.table.chosen, int):
                 view.open_run(runs.table.chosen)
         view.show_known()
-        view.inner().focus()
+        self.set_focus(view.inner())
         self._show_line()
         self._watch()
         self._may_offer_other_things()
@@ -220,7 +221,7 @@ class MainScreen(Screen[None]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """What can be done now; the footer and the palette show nothing else."""
-        if isinstance(self.focused, Input) and action == "next_view":
+        if isinstance(self.focused, Input) and action in ("next_view", "show_number"):
             return False
         if action in ("copy_name", "copy_folder"):
             return self.known.sweep is not None

@@ -84,7 +84,7 @@ class Overview(View):
     def job_meant(self) -> tuple[str, str] | None:
         """The job under the cursor, while the list of jobs has the keys."""
         table = self.part("jobs", ListTable)
-        if not table.has_focus:
+        if self.screen.focused is not table:
             return None
         ids = {batch.id: batch for batch in self.known.batches_of(self.known.chosen)}
         batch = ids.get(str(table.chosen))
@@ -94,12 +94,12 @@ class Overview(View):
     def action_other(self) -> None:
         """From the sweeps to the jobs, and back."""
         jobs = self.part("jobs", ListTable)
-        (self.part("sweeps", ListTable) if jobs.has_focus else jobs).focus()
+        self.screen.set_focus(self.part("sweeps", ListTable) if self.screen.focused is jobs else jobs)
 
     def went_back(self) -> bool:
         """Esc goes from the jobs to the sweeps."""
-        if self.part("jobs", ListTable).has_focus:
-            self.part("sweeps", ListTable).focus()
+        if self.screen.focused is self.part("jobs", ListTable):
+            self.screen.set_focus(self.part("sweeps", ListTable))
             return True
         return False
 

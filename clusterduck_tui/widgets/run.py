@@ -67,7 +67,7 @@ class RunView(View):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("t", "pane", "Log/config"),
-        Binding("slash", "search", "Search"),
+        Binding("slash", "search", "Search", priority=True),
         Binding("left_square_bracket", "attempt(-1)", "Attempt before", show=False),
         Binding("right_square_bracket", "attempt(1)", "Next attempt", show=False),
         Binding("J", "neighbour(1)", "Next run"),
@@ -228,14 +228,14 @@ class RunView(View):
         """Bring a pane to the front."""
         self._pane = name
         self._arrange()
-        self.inner().focus()
+        self.screen.set_focus(self.inner())
 
     def went_back(self) -> bool:
         """Esc closes the search, then goes from log or config to the details."""
         field = self.part("log-search", Input)
         if field.display:
             field.display = False
-            self.inner().focus()
+            self.screen.set_focus(self.inner())
             return True
         if self._pane != "details":
             self.show_pane("details")
@@ -262,13 +262,13 @@ class RunView(View):
             self.show_pane("log")
         field = self.part("log-search", Input)
         field.display = True
-        field.focus()
+        self.screen.set_focus(field)
 
     @on(Input.Submitted, "#log-search")
     def _searched(self, event: Input.Submitted) -> None:
         self.part("log-search", Input).display = False
         pane = self.inner()
-        pane.focus()
+        self.screen.set_focus(pane)
         if isinstance(pane, LogView):
             pane.search(event.value)
 

@@ -203,7 +203,7 @@ class Runs(View):
     )
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("slash", "filter", "Filter"),
+        Binding("slash", "filter", "Filter", priority=True),
         Binding("f", "trouble", "Trouble"),
         Binding("space", "mark", "Mark"),
         Binding("v", "range", "Range", show=False),
@@ -312,7 +312,7 @@ class Runs(View):
         field = self.part("filter", Input)
         field.display = True
         field.value = self._filter
-        field.focus()
+        self.screen.set_focus(field)
 
     @on(Input.Changed, "#filter")
     def _filter_changed(self, event: Input.Changed) -> None:
@@ -322,7 +322,7 @@ class Runs(View):
     @on(Input.Submitted, "#filter")
     def _filter_done(self) -> None:
         self.part("filter", Input).display = False
-        self.table.focus()
+        self.screen.set_focus(self.table)
 
     def went_back(self) -> bool:
         """Esc ends a range, then closes and clears the filter, then takes off the marks."""
@@ -333,7 +333,7 @@ class Runs(View):
             field.display = False
             field.value = ""
             self.set_filter("")
-            self.table.focus()
+            self.screen.set_focus(self.table)
         elif self.known.marked:
             self.known.marked.clear()
         else:

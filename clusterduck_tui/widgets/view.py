@@ -9,7 +9,7 @@ from rich.text import Text
 from textual.containers import Vertical
 from textual.message import Message
 from textual.widget import Widget
-from textual.widgets import Static
+from textual.widgets import Input, Static
 
 from clusterduck_tui.known import Known
 from clusterduck_tui.messages import Interest
@@ -57,6 +57,10 @@ class View(Vertical):
         if self._said.get(name) != text:
             self._said[name] = text
             self.part(name, Static).update(text, layout=False)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """While something is typed, a slash is a letter."""
+        return not (action in ("filter", "search") and isinstance(self.screen.focused, Input))
 
     class InterestChanged(Message):
         """The view in front wants to know something else now."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import os
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -92,12 +90,3 @@ def opened(project: Path) -> Open:
             yield shown
 
     return open_
-
-
-@pytest.fixture
-def tmux() -> str:
-    """Where tmux is."""
-    found = shutil.which("tmux", path=f"{os.defpath}:/usr/local/bin")
-    if found is None:
-        pytest.skip("tmux is not installed")
-    return found

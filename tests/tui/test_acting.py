@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from dashboards import Open
+from dashboards import Open, Slurm
 from journals_builder import SweepBuilder
+from textual.widgets import Checkbox, Input
 
 from clusterduck.model import Attempt
 from clusterduck.queue import Claims
@@ -123,3 +124,57 @@ async def test_requeue_a_real_run_and_see_it_complete(
         await it.see("all is well")
         await it.press("left_square_bracket")
         await it.see("attempt 1 of 2", "ValueError: x is two")
+
+
+async def test_drain_says_what_goes_on_and_what_stays(live: SweepBuilder, opened: Open, slurm: Slurm) -> None:
+    slurm(f"echo '9000|RUNNING|{live.start + 3:.0f}|{live.start + 100:.0f}|57:50|1|None'")
+    inbox = live.agent_journal().parent / "inbox"
+    async with opened() as it:
+        await it.see("9000", "R RUNNING")
+        await it.press("b", "d")
+        await it.see("Drain job 9000 of train-bb3fg?", "3 runs go on to the end, then the job ends.")
+        await it.see("It takes nothing more: 2 runs waiting for it stay in the queue.")
+        await it.press("escape")
+        await it.miss("Drain job")
+        assert not inbox.exists()
+        await it.press("d")
+        await it.see("Drain job 9000")
+        await it.press("enter")
+        await it.see("finishes what runs and takes nothing more")
+        assert [path for path in inbox.iterdir() if not path.name.startswith(".")]
+        await it.press("6")
+        await it.see("Drain job 9000 of train-bb3fg: ", "drain")
+
+
+async def test_the_form_says_what_its_changes_mean_and_starts_afresh(
+    project: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    (project / "app.py").write_text(
+        APP.replace("if config.x == 2 and", "while config.x == 2 and").replace(
+            "raise ValueError", "time.sleep(0.05)  #"
+        )
+    )
+    command = [sys.executable, "app.py", "--multirun", "hydra/launcher=clusterduck_local", "+x=1,2"]
+    command += ["hydra.launcher.wait_for_completion=true", "hydra.launcher.run_timeout_min=0.02"]
+    command += ["hydra.launcher.grace_s=0"]
+    subprocess.run(command, check=False, cwd=project, capture_output=True, text=True, timeout=120)
+    (project / "mended").touch()
+    async with opened(size=(100, 30)) as it:
+        await it.see("2/2")
+        await it.press("r")
+        await it.see("Requeue all failed runs of app-", "1 failed run: 1 in a new job.", "was 60")
+        form = it.app.screen
+        assert form.query_one("#timeout_min", Input).value == "120"
+        form.query_one("#others", Input).value = "nonsense=1"
+        await it.see("nonsense is no option")
+        form.query_one("#others", Input).value = ""
+        await it.see("1 failed run: 1 in a new job.")
+        form.query_one("#fresh", Checkbox).value = True
+        await it.see("moves the run's folder aside and starts afresh")
+        await it.press("ctrl+s")
+        await it.see("1 run in job")
+        await it.fact(lambda: it.app.known.sweep is not None and it.app.known.sweep.counts["COMPLETED"] == 2)
+    (aside,) = project.glob("multirun/**/1.attempt-1")
+    assert (aside / "attempt-1.log").exists()
+    assert (aside.with_name("1") / "attempt-2.log").exists()

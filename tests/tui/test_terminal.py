@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from journals_builder import SweepBuilder
+from terminals import Terminal, dashboard
 
 APP = """
 import pathlib, time
@@ -30,49 +30,19 @@ main()
 """
 
 
-class Terminal:
-    """A tmux server of its own with one shell in it."""
-
-    def __init__(self, tmux: str, folder: Path, width: int, height: int) -> None:
-        self._tmux = [tmux, "-S", str(folder / "tmux.sock"), "-f", "/dev/null"]
-        shell = ["new-session", "-d", "-x", str(width), "-y", str(height), "-c", str(folder), "sh"]
-        subprocess.run([*self._tmux, *shell], check=True, env={**os.environ, "ENV": "", "PS1": "$ ", "TERM": "screen"})
-
-    def keys(self, *keys: str) -> None:
-        subprocess.run([*self._tmux, "send-keys", *keys], check=True)
-
-    @property
-    def text(self) -> str:
-        done = subprocess.run([*self._tmux, "capture-pane", "-p"], check=True, capture_output=True)
-        return done.stdout.decode()
-
-    def see(self, *words: str, seconds: float = 40.0) -> str:
-        deadline = time.monotonic() + seconds
-        while not all(word in (text := self.text) for word in words):
-            assert time.monotonic() < deadline, f"{words} did not come:\n{text}"
-        return text
-
-    def close(self) -> None:
-        subprocess.run([*self._tmux, "kill-server"], check=False)
-
-
 @pytest.fixture
-def terminal(project: Path, monkeypatch: pytest.MonkeyPatch, tmux: str) -> Iterator[Terminal]:
+def terminal(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
     monkeypatch.setenv("PATH", os.defpath)
-    opened = Terminal(tmux, project, 80, 24)
+    opened = Terminal(project)
     yield opened
     opened.close()
-
-
-def dashboard(*arguments: str) -> str:
-    return shlex.join([sys.executable, "-m", "clusterduck_tui", *arguments])
 
 
 def test_a_sweep_from_its_first_run_to_its_last(project: Path, terminal: Terminal) -> None:
     (project / "app.py").write_text(APP)
     command = [sys.executable, "app.py", "--multirun", "hydra/launcher=clusterduck_local", "+x=1,2,3"]
     command.append("hydra.launcher.parallel_runs_per_node=2")
-    terminal.keys(f"{dashboard()}; echo over-$?", "Enter")
+    terminal.type(f"{dashboard()}; echo over-$?")
     terminal.see("No ledger here")
     subprocess.run(command, check=True, cwd=project, capture_output=True, timeout=60)
     terminal.see("app-", "RUNNING")
@@ -89,18 +59,78 @@ def test_a_sweep_from_its_first_run_to_its_last(project: Path, terminal: Termina
     terminal.see("C 3")
     terminal.keys("q")
     terminal.see("over-0")
-    terminal.keys("stty -a | tr ';' '\\n' | grep -c -w -- '-echo'", "Enter")
-    terminal.see("\n0\n")  # the terminal shows again what is typed
+    terminal.require_sane()
 
 
-def test_a_killed_dashboard_leaves_a_sane_terminal(project: Path, terminal: Terminal) -> None:
-    terminal.keys(f"{dashboard()} & echo $! > pid; fg; echo over-$?", "Enter")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_dashboard_that_is_asked_to_end_leaves_a_sane_terminal(
+    project: Path, terminal: Terminal, number: signal.Signals, code: int
+) -> None:
+    terminal.type(f"{dashboard()} & echo $! > pid; fg; echo over-$?")
     terminal.see("No ledger here")
-    os.kill(int((project / "pid").read_text()), signal.SIGTERM)
-    text = terminal.see("over-143")
+    os.kill(int((project / "pid").read_text()), number)
+    text = terminal.see(f"over-{code}")
     assert "Overview" not in text and "Traceback" not in text
-    terminal.keys("echo sa''ne", "Enter")
-    terminal.see("sane")
+    terminal.require_sane()
+
+
+def test_the_log_opens_in_other_programs_and_the_dashboard_comes_back(
+    project: Path, finished: SweepBuilder, terminal: Terminal
+) -> None:
+    for name, body in (
+        ("show it", 'printf "%s|" "$@"; cat -- "$3"; read answer'),
+        ("fails", "exit 3"),
+        ("interrupted", 'trap "echo caught-it" INT; echo waiting; read one; read two'),
+    ):
+        script = project / name
+        script.write_text(f"#!/bin/sh\n{body}\n")
+        script.chmod(0o755)
+    pager = f"'{project}/show it' --first 'two words'"
+
+    def open_with(setting: str, key: str) -> None:
+        terminal.type(f"clear; {setting} {dashboard()}; echo over-$?")
+        terminal.see("24/24")
+        terminal.keys("4")
+        terminal.see("C COMPLETED")
+        terminal.keys("Enter")
+        terminal.see("overrides", "attempt-1.log")
+        terminal.keys(key)
+
+    def back() -> None:
+        terminal.see("1 Overview", "train-aa2de/0")
+        terminal.keys("4")
+        terminal.see("24 runs")
+
+    def leave() -> None:
+        terminal.keys("q")
+        terminal.see("over-0")
+        terminal.require_sane()
+
+    open_with(f'PAGER="{pager}"', "p")
+    text = terminal.see("this is run 0")
+    assert "--first|two words|" in text and "Overview" not in text
+    terminal.keys("Enter")
+    back()
+    leave()
+
+    open_with(f'EDITOR="{project}/fails"', "E")
+    terminal.see("1 Overview", "ended with exit code 3")
+    log = finished.paths.sweep_dir / "0" / "attempt-1.log"
+    log.unlink()
+    terminal.keys("p")
+    terminal.see("is not there (any more)")
+    leave()
+    log.write_text("this is run 0\n")
+
+    open_with(f'PAGER={project}/interrupted EDITOR="an \'end"', "p")
+    terminal.see("waiting")
+    terminal.keys("C-c")
+    terminal.see("caught-it")
+    terminal.keys("Enter", "Enter")
+    back()
+    terminal.keys("5", "E")
+    terminal.see("EDITOR cannot be understood")
+    leave()
 
 
 def test_what_is_no_terminal_is_told_so(project: Path) -> None:
