@@ -31,6 +31,7 @@ from clusterduck_tui.messages import (
     JobsRead,
     LanesRead,
     LedgerState,
+    NeglectRead,
     NodesRead,
     Planned,
     Progress,
@@ -74,7 +75,7 @@ class Dashboard(App[None]):
         self.known = Known(read_only=read_only)
         self._wanted = sweep
         self._is_leaving = False
-        self.feed = Feed(self.post_message, lambda: find_ledger(start, ledger), refresh_s)
+        self.feed = Feed(self.post_message, lambda: find_ledger(start, ledger), refresh_s, self.known.looks)
         self.jobs_watch = JobsWatch(self.post_message, lambda: find_ledger(start, ledger), read_only)
         self.worker = Worker(self.post_message)
         self.main = MainScreen(self.known, self.feed)
@@ -145,6 +146,11 @@ class Dashboard(App[None]):
     def _jobs_read(self, message: JobsRead) -> None:
         self.known.jobs = message.jobs
         self.known.slurm_trouble = message.trouble
+        self.main.show_known()
+
+    @on(NeglectRead)
+    def _neglect_read(self, message: NeglectRead) -> None:
+        self.known.neglected, self.known.neglected_counts = message.found, message.counts
         self.main.show_known()
 
     @on(NodesRead)

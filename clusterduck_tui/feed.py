@@ -26,6 +26,9 @@ from clusterduck.ledger.replica import Replica
 from clusterduck.paths import LedgerPaths
 from clusterduck.reconcile import close_dead_batches, is_anything_open, look_at_jobs
 from clusterduck.slurm.command import TIMEOUT_S
+from clusterduck.slurm.jobs import JobStatus
+from clusterduck.standing import neglected
+from clusterduck_tui.looks import Looks
 from clusterduck_tui.messages import (
     ActivityRead,
     Interest,
@@ -33,6 +36,7 @@ from clusterduck_tui.messages import (
     LanesRead,
     LedgerState,
     Load,
+    NeglectRead,
     Node,
     NodesRead,
     RunRead,
@@ -53,6 +57,11 @@ RETRY_S = 2.0
 #: Reading takes at most this part of the time: what takes long is read again less often.
 SHARE = 0.1
 
+#: Looking for runs that no job will take is at most this part of the time, and done so often if nothing changes, in
+#: seconds.
+NEGLECT_SHARE = 0.02
+NEGLECT_INTERVAL_S = 60.0
+
 #: Seconds between two looks at the jobs (or for new ones), and between two publications of what this host has folded.
 JOBS_INTERVAL_S = 5.0
 NO_JOBS_INTERVAL_S = 1.0
@@ -69,8 +78,9 @@ Find = Callable[[], Path | None]
 class Feed(threading.Thread):
     """Folds the journals into the replica and answers what the view in front is interested in."""
 
-    def __init__(self, post: Post, find: Find, refresh_s: float) -> None:
+    def __init__(self, post: Post, find: Find, refresh_s: float, looks: Looks) -> None:
         super().__init__(name="clusterduck-feed", daemon=True)
+        self._looks = looks
         self._post = post
         self._find = find
         self._refresh_s = refresh_s
@@ -161,10 +171,12 @@ class Feed(threading.Thread):
         with Replica.open(ledger) as replica:
             self._replica = replica
             try:
+                self._looks.open(replica.path.parent)
                 self._post(LedgerState(ledger, None))
                 self._follow(ledger, replica)
             finally:
                 self._replica = None
+                self._looks.keep()
 
     def _follow(self, ledger: Path, replica: Replica) -> None:
         version: int | None = None
@@ -184,6 +196,7 @@ class Feed(threading.Thread):
             if self._stopped or self._find() != ledger or not LedgerPaths(ledger).sweeps.is_dir():
                 return
             chosen = self._interest.sweep
+            self._looks.keep()
             report = replica.catch_up(STRETCH_S, [chosen] if chosen else [])
             if report.events:
                 version = None  # our own changes do not show in the data version
@@ -312,6 +325,8 @@ class JobsWatch(threading.Thread):
         self._unpaused = threading.Event()
         self._unpaused.set()
         self._publish_at = time.monotonic() + PUBLISH_INTERVAL_S
+        self._waiting: object = None
+        self._neglect_at = 0.0
 
     def pause(self) -> None:
         """Look no more until ``resume``."""
@@ -340,6 +355,7 @@ class JobsWatch(threading.Thread):
         ledger = self._find()
         if ledger is None or not LedgerPaths(ledger).sweeps.is_dir():
             return
+        self._waiting, self._neglect_at = None, 0.0
         with Replica.open(ledger) as replica:
             while not self._stop.is_set():
                 interval = JOBS_INTERVAL_S if self._look(ledger, replica) else NO_JOBS_INTERVAL_S
@@ -364,10 +380,26 @@ class JobsWatch(threading.Thread):
                 close_dead_batches(ledger, replica, outlook)
         else:
             self._post(JobsRead({}, None))
+        self._look_for_neglect(replica.connection, outlook.jobs if is_open else {})
         if not self._read_only and time.monotonic() >= self._publish_at:
             self._publish_at = time.monotonic() + PUBLISH_INTERVAL_S
             publish(replica, ledger, if_older_than_s=PUBLISH_INTERVAL_S / 2, wait_s=0.0)
         return is_open
+
+    def _look_for_neglect(self, connection: sqlite3.Connection, jobs: Mapping[tuple[str, str], JobStatus]) -> None:
+        """Look for runs that no job will take, more rarely if the runs and jobs stand as they did at the last look.
+
+        It lists what is claimed and reads all runs that wait.
+        """
+        sweeps = [sweep for sweep in queries.sweeps(connection) if sweep.counts["PENDING"]]
+        waiting = [(sweep.id, sweep.counts) for sweep in sweeps], {key: job.state for key, job in jobs.items()}
+        begin = time.monotonic()
+        pause = NEGLECT_INTERVAL_S if waiting == self._waiting else 0.0
+        if begin < self._neglect_at + pause:
+            return
+        self._post(NeglectRead(neglected(connection, [sweep.id for sweep in sweeps], jobs)))
+        self._waiting = waiting
+        self._neglect_at = time.monotonic() + (time.monotonic() - begin) / NEGLECT_SHARE
 
 
 def _but_rows(interest: Interest) -> Interest:

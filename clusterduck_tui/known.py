@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from clusterduck import job_words
 from clusterduck.ledger.history import Pace
-from clusterduck.ledger.queries import Batch, Sweep
+from clusterduck.ledger.queries import Batch, Run, Sweep
 from clusterduck.model import FAILED_STATES, State
 from clusterduck.slurm.jobs import JobStatus
+from clusterduck.standing import remedy
+from clusterduck_tui.looks import Looks
 
 LIVE = (State.PENDING.value, State.RUNNING.value)
 
@@ -30,7 +33,9 @@ class Known:
     jobs: dict[tuple[str, str], JobStatus] = field(default_factory=dict)
     chosen: str | None = None
     marks: dict[str, set[int]] = field(default_factory=dict)
-    looked_at: dict[str, int] = field(default_factory=dict)
+    looks: Looks = field(default_factory=Looks)
+    neglected: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    neglected_counts: Mapping[str, int] = field(default_factory=dict)
     read_only: bool = False
 
     @property
@@ -44,13 +49,27 @@ class Known:
         return self.marks.setdefault(self.chosen or "", set())
 
     def new_failures(self, sweep: Sweep) -> int:
-        """How many runs failed since this sweep's runs were last looked at (or the dashboard opened)."""
-        return max(0, failures(sweep) - self.looked_at.setdefault(sweep.id, failures(sweep)))
+        """How many runs failed since this sweep's runs were last looked at, in whichever session."""
+        return self.looks.new_failures(sweep.id, failures(sweep), is_caught_up=self.is_caught_up)
 
     def note_look(self) -> None:
         """The chosen sweep's runs are being looked at."""
         if self.sweep is not None:
-            self.looked_at[self.sweep.id] = failures(self.sweep)
+            self.looks.look(self.sweep.id, failures(self.sweep))
+
+    def why(self, run: Run) -> str:
+        """A run's reason; for one that waits and that no job will take, that it does."""
+        waits_in_vain = self.neglected.get((run.sweep, run.number)) if run.state == State.PENDING.value else None
+        return waits_in_vain or run.reason or ""
+
+    @property
+    def neglect(self) -> str:
+        """A sentence on the runs of the chosen sweep that no job will take; empty if there are none."""
+        count = self.neglected_counts.get(self.chosen or "", 0)
+        if not count or self.chosen is None:
+            return ""
+        waits, them = ("1 run waits", "it") if count == 1 else (f"{count} runs wait", "them")
+        return f"{waits}, and no job will take {them}: {remedy(self.chosen)} sends {them}."
 
     def batches_of(self, sweep: str | None) -> list[Batch]:
         """The jobs of a sweep, those at work first, then those that wait, then those that are over, newest first."""

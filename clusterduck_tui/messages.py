@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,6 +162,15 @@ class JobsRead(Fresh):
         super().__init__()
         self.jobs = dict(jobs)
         self.trouble = trouble
+
+
+class NeglectRead(Fresh):
+    """The runs (sweep, number) that wait and that no job will take, each with a sentence that says so."""
+
+    def __init__(self, found: Mapping[tuple[str, int], str]) -> None:
+        super().__init__()
+        self.found = dict(found)
+        self.counts = Counter(sweep for sweep, _ in found)
 
 
 class ActDone(Message):

@@ -168,7 +168,7 @@ class MainScreen(Screen[None]):
         pace = known.paces.get(known.chosen or "")
         figure = f"{pace.busy}/{pace.slots} slots" if pace is not None and pace.slots else ""
         self._tabs.show(self._front.subject, known.chosen or "", figure)
-        words = [known.trouble, known.slurm_trouble]
+        words = [known.trouble, known.slurm_trouble, known.neglect]
         if known.is_reading:
             words.append("Reading what the runs have reported; this takes a moment once on each host.")
         text = "\n".join(shortened(word, 400) for word in words if word)

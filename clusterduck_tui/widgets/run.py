@@ -180,8 +180,8 @@ class RunView(View):
         attempt = self.attempt
         if attempt is not None:
             text.append(f"  attempt {attempt.number} of {self._attempts[-1].number}")
-        if self.run.reason:
-            text.append(f"  {shortened(self.run.reason, 200)}", state_style(self.run.state))
+        if reason := self.known.why(self.run):
+            text.append(f"  {shortened(reason, 200)}", state_style(self.run.state))
         return text
 
     def _details(self) -> Text:
@@ -195,8 +195,9 @@ class RunView(View):
         _field(text, "returned", short(json_value(self.run.return_value), places=None))
         if not self._attempts:
             waits = not State(self.run.state).is_terminal and self.run.batch is not None
+            waits = waits and (self.run.sweep, self.run.number) not in self.known.neglected
             _field(text, "waits for", f"batch {self.run.batch}" if waits else None)
-            _field(text, "reason", self.run.reason)
+            _field(text, "reason", self.known.why(self.run))
         shown = self.attempt
         for attempt in reversed(self._attempts):
             _attempt(text, attempt, is_shown=attempt is shown and len(self._attempts) > 1)

@@ -107,7 +107,7 @@ class RunsTable(WindowedTable):
             Text(elapsed(run.started_at, run.duration_s)),
             Text("" if run.host is None else shortened(f"{run.host}/{run.slot}", 16)),
             Text(local_time(run.ended_at)),
-            Text(shortened(run.reason or "", 160), state_style(run.state) if run.reason else ""),
+            Text(shortened(self.known.why(run), 160), state_style(run.state)),
         ]
 
     def take(self, message: RunsRead) -> None:
