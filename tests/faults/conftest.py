@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from faulty_fs import FaultyFileSystem, build
-from faulty_sweep import FaultySweep
-
-HERE = Path(__file__).parent
+from faulty_sweep import FaultySweep, preparing
 
 
 @pytest.fixture(scope="session")
@@ -26,19 +21,8 @@ def faulty_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def prepare_sweep() -> Iterator[Callable[[Path, list[list[str]]], None]]:
     """Prepares a sweep in a folder where an ``app.py`` is."""
-    command = [sys.executable, str(HERE / "prepare_sweeps.py")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as preparer:
-        assert preparer.stdin is not None
-        assert preparer.stdout is not None
-        asked, answers = preparer.stdin, preparer.stdout
-
-        def prepare(folder: Path, overrides: list[list[str]]) -> None:
-            asked.write(json.dumps({"folder": str(folder), "overrides": overrides}) + "\n")
-            asked.flush()
-            assert answers.readline() == "0\n"
-
+    with preparing() as prepare:
         yield prepare
-        asked.close()
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -252,6 +253,24 @@ class FaultySweep:
         query = "SELECT state, reason, return_value FROM run WHERE number = ?"
         found: tuple[Any, ...] = self.replica.connection.execute(query, (run,)).fetchone()
         return found
+
+
+@contextmanager
+def preparing() -> Iterator[Callable[[Path, list[list[str]]], None]]:
+    """A warm process that prepares sweeps in folders where an ``app.py`` is."""
+    command = [sys.executable, str(HERE / "prepare_sweeps.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as preparer:
+        assert preparer.stdin is not None
+        assert preparer.stdout is not None
+        asked, answers = preparer.stdin, preparer.stdout
+
+        def prepare(folder: Path, overrides: list[list[str]]) -> None:
+            asked.write(json.dumps({"folder": str(folder), "overrides": overrides}) + "\n")
+            asked.flush()
+            assert answers.readline() == "0\n"
+
+        yield prepare
+        asked.close()
 
 
 def folded_anew(ledger: Path) -> dict[str, list[tuple[Any, ...]]]:
