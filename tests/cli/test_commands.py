@@ -368,8 +368,7 @@ def test_slurm_that_never_answered_is_said_where_it_matters(own: Project) -> Non
     assert own.run("runs")[1] == ""
 
 
-@pytest.mark.parametrize("command", ["status", "nodes"])
-def test_what_slurm_said_last_is_shown_with_its_age(own: Project, command: str) -> None:
+def test_what_slurm_said_last_is_shown_with_its_age(own: Project) -> None:
     own.run("status")
     (looks,) = (own.folder / "tmp").rglob("looks.json")
     data = json.loads(looks.read_text())
@@ -378,14 +377,46 @@ def test_what_slurm_said_last_is_shown_with_its_age(own: Project, command: str) 
         job[3] -= 7 * 60
     looks.write_text(json.dumps(data))
     (own.folder / "bin" / "squeue").write_text(NO_CONTACT)
-    output, errors = own.run(command)
+    output, errors = own.run("status")
     assert errors == NO_CONTACT_SAID
     running, pending = own.json("status", "@last")[0]["batches"]
     assert (running["job_state"], pending["job_state"], pending["job_reason"]) == ("RUNNING", "PENDING", "Priority")
     assert pending["job_state_as_of"] == iso(data["jobs"][1][3])
     assert 3723 - 7 * 60 - 60 < running["time_left_s"] <= 3723 - 7 * 60
-    if command == "status":
-        assert "as of 7 min ago; Priority" in output and "UNKNOWN" not in output
+    assert "as of 7 min ago; Priority" in output and "UNKNOWN" not in output
+
+
+ABSENT = ""
+BAD_COMMANDS = {
+    "absent": (ABSENT, "is not on this host's PATH"),
+    "failing": ("echo 'slurm_load_jobs error: no contact' >&2; exit 1", "failed: slurm_load_jobs error: no contact."),
+    "rubbish": ("echo Welcome to the cluster", "'Welcome to the cluster'"),
+}
+
+
+@pytest.mark.parametrize("how", BAD_COMMANDS)
+def test_without_slurms_word_commands_say_so_in_one_sentence_and_lose_nothing(own: Project, how: str) -> None:
+    """Scripts stand for all of Slurm's commands."""
+    script, words = BAD_COMMANDS[how]
+    if script is ABSENT:
+        own.environment["PATH"] = str(own.folder / "bin")  # here real ones may be elsewhere
+    for name in ("squeue", "scancel", "scontrol", "sacct"):
+        path = own.folder / "bin" / name
+        path.unlink(missing_ok=True)
+        if script is not ABSENT:
+            path.write_text(f"#!/bin/sh\n{script}\n")
+            path.chmod(0o755)
+    output, errors = own.run("status")
+    assert words in errors and errors.count("\n") == 1
+    assert [line.split()[3] for line in output.splitlines()[-2:]] == ["RUNNING", "PENDING"]
+    output, errors = own.run("wait", "bb", "--timeout", "0.1", code=ExitCode.TIMEOUT)
+    assert "not all runs had ended" in output and words in errors and errors.count("\n") <= 2
+    acts = len(list(own.live.paths.acts.glob("*.jsonl")))
+    output, errors = own.run("cancel", "bb/6-11", "--yes")
+    assert "6 runs cancelled" in output and words in errors
+    assert len(list(own.live.paths.acts.glob("*.jsonl"))) == acts + 1
+    (sweep,) = own.json("status", "bb")
+    assert sweep["counts"]["RUNNING"] == 4 and [batch["state"] for batch in sweep["batches"]] == ["RUNNING", "PENDING"]
 
 
 def test_a_reader_that_stops_reading_ends_it_quietly(project: Project) -> None:

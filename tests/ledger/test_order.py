@@ -239,7 +239,50 @@ def test_what_became_of_runs_preempted_one_after_the_other(
 #: For folders whose names are all of one length, so that the same example has the same bytes.
 NUMBERS = itertools.count(10_000)
 
-SCENES = [with_second_segment, with_restart, with_requeue, with_preemption, preempted_twice]
+
+def in_doubt(base: Path) -> tuple[SweepBuilder, list[Path]]:
+    """Five jobs. Of four nobody knew whether Slurm took them: one was found late, of one the agent spoke, one was never
+    taken, and of one nobody knows it yet. The fifth was refused."""
+    sweep = SweepBuilder(base)
+    at = sweep.start + 100
+    launch = sweep.launch(10, batches=5, slots=2)
+    submitted = [event for event in launch if isinstance(event, events.BatchSubmitted)]
+    doubts = [events.SubmissionDoubted(time=at, batch=f"0-{index}", reason="no answer") for index in (0, 1, 3, 4)]
+    never = [
+        events.BatchClosed(time=at + 60, batch=f"0-{index}", state="FAILED", reason="never taken", unsubmitted=True)
+        for index in (0, 1, 2, 3)
+    ]
+    refused = events.RunsClosed(time=at, ranges=[(4, 6)], state="FAILED", reason="refused")
+    paths = [
+        sweep.write(sweep.launch_journal(), [*(event for event in launch if event not in submitted), *doubts, refused]),
+        sweep.write(sweep.act_journal("adopt-1"), never),
+        sweep.write(sweep.act_journal("adopt-2"), submitted[:1]),
+        sweep.write(
+            sweep.agent_journal("0-1"),
+            [sweep.agent_started(at + 61, "node1", slots=2), sweep.started(at + 62, 2), sweep.started(at + 62, 3)],
+            close=False,
+        ),
+    ]
+    return sweep, paths
+
+
+def test_what_became_of_jobs_in_doubt(tmp_path: Path, empty: Callable[[], sqlite3.Connection]) -> None:
+    sweep, paths = in_doubt(tmp_path)
+    connection = empty()
+    fold_all(connection, sweep, paths)
+    batches = queries.batches(connection, sweep.sweep)
+    assert [(batch.state, batch.job_id, batch.reason) for batch in sorted(batches, key=lambda batch: batch.id)] == [
+        ("PENDING", "9000", None),
+        ("RUNNING", "9000", None),
+        ("FAILED", None, "never taken"),
+        ("FAILED", None, "never taken"),
+        ("PENDING", None, "no answer"),
+    ]
+    states = [run.state for run in queries.runs(connection, sweep.sweep)]
+    assert states == ["PENDING"] * 2 + ["RUNNING"] * 2 + ["FAILED"] * 2 + ["PENDING"] * 4
+
+
+SCENES = [with_second_segment, with_restart, with_requeue, with_preemption, preempted_twice, in_doubt]
 
 
 @pytest.mark.parametrize("scene", SCENES)

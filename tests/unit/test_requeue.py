@@ -13,7 +13,7 @@ import pytest
 from acts_sweep import ActsSweep, Cluster
 
 from clusterduck import events, identity, requeue
-from clusterduck.errors import ConfigError, NotFoundError, SubmissionError
+from clusterduck.errors import ConfigError, DoubtfulSubmissionError, NotFoundError, SubmissionError
 from clusterduck.inbox import take
 from clusterduck.launch import again, owner
 from clusterduck.ledger import queries
@@ -287,6 +287,16 @@ def test_a_refused_job_leaves_its_runs_in_the_queue(sweep: ActsSweep, replica: R
     assert [(sent.run, sent.attempt, sent.job_id) for sent in report.sent] == [(1, 3, "101"), (4, 3, "101")]
     taken = Claims(sweep.paths.claims, "").taken()
     assert {Attempt(1, 2), Attempt(4, 2)} <= taken, "what was replaced can never begin"
+
+
+def test_runs_whose_job_is_in_doubt_are_not_sent_again(sweep: ActsSweep, replica: Replica, cluster: Cluster) -> None:
+    cluster.failure = DoubtfulSubmissionError("Nobody knows whether Slurm has taken the job.", 1)
+    assert send(sweep, replica, states=FAILED).trouble == ("Nobody knows whether Slurm has taken the job.",)
+    cluster.failure = None
+    replica.catch_up()
+    batch = next(batch for batch in queries.batches(replica.connection, sweep.id) if batch.id == "r1-0")
+    assert (batch.state, batch.reason) == ("PENDING", "Nobody knows whether Slurm has taken the job.")
+    assert send(sweep, replica, unfinished=True).sent == ()
 
 
 class Killed(BaseException):
