@@ -12,15 +12,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import itertools
 import json
 import os
+import pty
 import random
+import select
 import shutil
 import sqlite3
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
 from collections import Counter
@@ -41,7 +46,16 @@ from clusterduck.ledger.publish import publish  # noqa: E402
 from clusterduck.ledger.replica import Replica  # noqa: E402
 
 #: How many of each kind are to be killed, beside the others.
-VICTIMS = {"run": 5, "fork server": 2, "agent": 3, "publisher": 2, "command": 3, "launcher": 2}
+VICTIMS = {
+    "run": 5,
+    "fork server": 2,
+    "agent": 3,  # its writer is a thread of it
+    "controller": 2,  # submitit's, which starts the agents of a launch on this machine
+    "publisher": 2,
+    "command": 3,
+    "launcher": 2,
+    "dashboard": 2,
+}
 
 #: For how long to look for one of a kind, in seconds, before another kind has its turn.
 SEEK_S = 1.0
@@ -128,6 +142,7 @@ class KillSoak:
         threads = [
             threading.Thread(target=self._keep_reading, args=(reader,), name="reader", daemon=True),
             threading.Thread(target=self._keep_busy, name="bystanders", daemon=True),
+            threading.Thread(target=self._keep_watching, name="spectator", daemon=True),
             threading.Thread(target=self._wreak, args=(kills,), name="havoc", daemon=True),
         ]
         for thread in threads:
@@ -191,6 +206,36 @@ class KillSoak:
             if extra % 3 == 0:
                 self._launch(f"extra-{extra}", 2)
 
+    def _keep_watching(self) -> None:
+        """Somebody with a dashboard, who opens another when that was killed."""
+        while not self._peace.is_set():
+            terminal, end = pty.openpty()
+            fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("4H", 40, 120, 0, 0))
+            with subprocess.Popen(
+                [sys.executable, "-m", "clusterduck_tui"],
+                cwd=self.folder,
+                env={**self._environ, "TERM": "xterm-256color"},
+                stdin=end,
+                stdout=end,
+                stderr=end,
+            ) as dashboard:
+                os.close(end)
+                painted = self._watch(terminal, dashboard)
+            os.close(terminal)
+            if b"Traceback" in painted:
+                self._trouble.append(f"dashboard: {painted[-2000:]!r}")
+
+    def _watch(self, terminal: int, dashboard: subprocess.Popen[bytes]) -> bytes:
+        """Take what it paints until its end, which comes when all is quiet; returns the last of it."""
+        painted = b""
+        while dashboard.poll() is None:
+            if self._peace.is_set():
+                dashboard.terminate()
+            with contextlib.suppress(OSError):  # its end
+                if select.select([terminal], [], [], 0.2)[0]:
+                    painted = (painted + os.read(terminal, 65536))[-100_000:]
+        return painted
+
     def _keep_reading(self, reader: Reader) -> None:
         while not (self._peace.is_set() and self._is_quiet()):
             reader.look()
@@ -236,6 +281,8 @@ class KillSoak:
             return "run" if "clusterduck.agent.forkserver" in above else "fork server"
         marks = {
             "submitit.core._submit": "agent",
+            "submitit.local._local": "controller",
+            "clusterduck_tui": "dashboard",
             "clusterduck.ledger.publish": "publisher",
             "clusterduck.cli.main": "command",
             "app.py --multirun": "launcher",
