@@ -84,7 +84,9 @@ def order(connection: sqlite3.Connection, listing: Listing) -> Sequence[int]:
     column = None if listing.sort.startswith("=") else {**SORTS, **_MORE_SORTS}.get(listing.sort)
     if column == "number" and not listing.terms:
         low, high, count = connection.execute(
-            "SELECT min(number), max(number), count(*) FROM run WHERE sweep = ?", [listing.sweep]
+            "SELECT (SELECT min(number) FROM run WHERE sweep = :sweep), "
+            "(SELECT max(number) FROM run WHERE sweep = :sweep), (SELECT runs FROM sweep WHERE id = :sweep)",
+            {"sweep": listing.sweep},
         ).fetchall()[0]
         if count and high - low + 1 == count:
             return range(high, low - 1, -1) if listing.descending else range(low, high + 1)

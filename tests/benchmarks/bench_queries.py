@@ -1,0 +1,153 @@
+"""How long every question takes that the dashboard and the command line ask of a large ledger: run it as a script.
+
+    python tests/benchmarks/bench_queries.py [--runs 1000000] [--sweeps 10] [--nodes 64] [--rounds 7] [--keep FOLDER]
+
+A ledger is made as for ``bench_dashboard.py``, and the questions are about its newest sweep. Those that read a page or
+a figure are to stay under 20 ms of the processor (the smallest of several rounds). Those that put all runs of a sweep
+in order or search through all of them cannot but read them all; beside them stands the floor, which is SQLite's own
+reading of the numbers of as many runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sqlite3
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bench_dashboard import Existing, build, name_of
+
+from clusterduck.ledger import history, listing, queries, times
+from clusterduck.ledger.queries import Filter
+from clusterduck.ledger.replica import Replica
+from clusterduck.paths import HIDDEN, LEDGER_NAME
+from clusterduck_tui.feed import HISTORY_S
+
+#: What a page or a figure may take, in milliseconds.
+LIMIT_MS = 20.0
+
+Question = Callable[[], object]
+
+
+def pages(connection: sqlite3.Connection, sweep: queries.Sweep) -> dict[str, Question]:
+    """Questions whose answers are small."""
+    now = time.time()
+    heard = max(
+        (
+            times.to_seconds(agent.heartbeat_at)
+            for agent in queries.agents(connection, alive=True)
+            if agent.heartbeat_at
+        ),
+        default=now,
+    )
+    pending, running = sweep.counts["PENDING"], sweep.counts["RUNNING"]
+    last = history.lanes(connection, sweep.id, of=())[:100]
+    in_view = {(lane.batch, lane.restart, lane.node) for lane in last}
+    asked: dict[str, Question] = {
+        "sweeps": lambda: queries.sweeps(connection),
+        "which sweep a word means": lambda: queries.resolve_sweep(connection, sweep.id),
+        "jobs alive": lambda: queries.batches(connection, alive=True),
+        "jobs of the sweep": lambda: queries.batches(connection, sweep.id),
+        "agents alive": lambda: queries.agents(connection, alive=True),
+        "slots alive": lambda: queries.slots(connection, alive=True),
+        "load of every slot": lambda: history.load_history(connection, heard - HISTORY_S),
+        "pace": lambda: history.pace(connection, sweep.id, pending, running, now),
+        "occupancy": lambda: history.occupancy(connection, now),
+        "keys that vary": lambda: queries.varying_keys(connection, sweep.id),
+        "timeline, last quarter of an hour": lambda: history.lanes(connection, sweep.id, now - 900, of=in_view),
+        "acts": lambda: history.acts(connection),
+        "what happened": lambda: history.happenings(connection, sweep.id),
+        "a run": lambda: queries.run(connection, sweep.id, sweep.runs // 2),
+        "its attempts": lambda: queries.attempts(connection, sweep.id, sweep.runs // 2),
+        "350 runs by number": lambda: queries.runs_numbered(connection, sweep.id, range(1000, 1350)),
+        "order by number": lambda: listing.order(connection, listing.Listing(sweep.id)),
+        "how many failed": lambda: queries.count_runs(connection, sweep.id, Filter(states=["FAILED"])),
+        "page of failed": lambda: queries.runs(connection, sweep.id, Filter(states=["FAILED"]), limit=100),
+        "page of a node": lambda: queries.runs(connection, sweep.id, Filter(host="node3"), limit=100),
+    }
+    for sort in queries.SORTS:
+        for way in (False, True):
+            asked[f"page by {sort}{', descending' if way else ''}"] = lambda sort=sort, way=way: queries.runs(  # type: ignore[misc]
+                connection, sweep.id, sort=sort, descending=way, limit=100
+            )
+    return asked
+
+
+def wholes(connection: sqlite3.Connection, sweep: queries.Sweep) -> dict[str, Question]:
+    """Questions that need all runs of the sweep."""
+    asked: dict[str, Question] = {"timeline, all of it in view": lambda: history.lanes(connection, sweep.id)}
+    for sort in ("state", "return_value", "duration_s", "host", "reason", "=lr"):
+        asked[f"order by {sort}"] = lambda sort=sort: listing.order(connection, listing.Listing(sweep.id, sort=sort))  # type: ignore[misc]
+    for words in ("state:failed", "node:node3", "lr=1e-3", "nan"):
+        terms = listing.parse_filter(words)
+        asked[f"filter {words}"] = lambda terms=terms: listing.order(connection, listing.Listing(sweep.id, terms))  # type: ignore[misc]
+    asked["text in reason or overrides, a page"] = lambda: queries.runs(
+        connection, sweep.id, Filter(text="no such words"), limit=100
+    )
+    return asked
+
+
+def measure(asked: dict[str, Question], rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """Milliseconds of each question: wall-clock, and of the processor."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for name, question in asked.items():
+        question()
+        for _ in range(rounds):
+            at, cpu = time.perf_counter(), time.thread_time()
+            question()
+            took = (time.perf_counter() - at) * 1000, (time.thread_time() - cpu) * 1000
+            found.setdefault(name, []).append(took)
+    return found
+
+
+def main() -> int:
+    """Build, ask, print; 1 if a page takes too long."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--runs", type=int, default=1_000_000)
+    parser.add_argument("--sweeps", type=int, default=10)
+    parser.add_argument("--nodes", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="make the ledger there, or use the one that is")
+    options = parser.parse_args()
+    missed = 0
+    with tempfile.TemporaryDirectory() as name:
+        base = options.keep or Path(name)
+        (base / "tmp").mkdir(parents=True, exist_ok=True)
+        os.environ["TMPDIR"], tempfile.tempdir = str(base / "tmp"), None
+        if not (base / "multirun").exists():
+            build(base, options.runs, options.sweeps, options.nodes)
+        with Replica.open(base / HIDDEN / LEDGER_NAME) as replica:
+            connection = replica.connection
+            sweep = queries.sweep(connection, Existing(base, name_of(options.sweeps - 1)).sweep)
+            runs = sum(one.runs for one in queries.sweeps(connection))
+            print(f"{runs} runs, {sweep.runs} of them in {sweep.id}; load of the machine {os.getloadavg()[0]:.1f}")
+            floor_sql = "SELECT number FROM run WHERE sweep = ? ORDER BY number"
+            numbers: Question = lambda: connection.execute(floor_sql, [sweep.id]).fetchall()  # noqa: E731
+            floor = min(cpu for _, cpu in measure({"floor": numbers}, options.rounds)["floor"])
+            for title, asked, limit in (
+                ("pages and figures", pages(connection, sweep), LIMIT_MS),
+                (
+                    f"all runs of the sweep (SQLite's own reading of their numbers: {floor:.1f} ms)",
+                    wholes(connection, sweep),
+                    None,
+                ),
+            ):
+                print(title)
+                for name_, found in measure(asked, options.rounds).items():
+                    walls = [wall for wall, _ in found]
+                    best, median, cpu = min(walls), statistics.median(walls), min(cpu for _, cpu in found)
+                    verdict = f", {cpu / floor:.1f} x the floor" if limit is None else ""
+                    if limit is not None and cpu >= limit:
+                        verdict, missed = f"   (under {limit:g}: MISSED)", missed + 1
+                    print(f"  {name_:<38}min {best:8.2f}  median {median:8.2f}  processor {cpu:8.2f} ms{verdict}")
+    print(f"pages and figures under {LIMIT_MS:g} ms: {'all' if not missed else f'{missed} MISSED'}")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
