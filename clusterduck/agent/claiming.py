@@ -76,7 +76,7 @@ class Claiming:
         self._listing_took_s = 0.0
         self._claimed_since = 0
         self._claimants = claimants(settings)
-        self._home = tuple(Attempt.parse(text) for text in settings.attempts)
+        self._home = dict.fromkeys(Attempt.parse(text) for text in settings.attempts)  # in order, and quick to ask
         self._candidates = deque([*self._home, *(Attempt(run, 1) for run in self._runs({}))])
 
     @property
@@ -109,7 +109,8 @@ class Claiming:
                     haul.requeued[attempt] = entry
             else:  # others are here: one listing spares a question for each that is gone
                 self._candidates.popleft()
-                self._forget_taken()
+                if self._has_rested():
+                    self._forget_taken()
             self._claimed_since += 1
         if self._is_stale():
             self._forget_taken()
@@ -120,8 +121,10 @@ class Claiming:
     def _is_stale(self) -> bool:
         """Whether the others may have claimed half of what we believe is left, if they are as quick as we are."""
         others = self._claimants / self._settings.parallel_runs_per_node - 1
-        rested = time.monotonic() - self._listed_at > REST_FACTOR * self._listing_took_s
-        return others > 0 and rested and 2 * others * self._claimed_since >= len(self._candidates)
+        return others > 0 and 2 * others * self._claimed_since >= len(self._candidates) and self._has_rested()
+
+    def _has_rested(self) -> bool:
+        return time.monotonic() - self._listed_at > REST_FACTOR * self._listing_took_s
 
     def _runs(self, expected_s: Mapping[int, float]) -> list[int]:
         """The runs of the plan that may be claimed here, best first."""

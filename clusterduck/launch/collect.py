@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 #: Seconds between two looks: as short as this, and never more than a fraction of the time on looking.
 LOOK_EVERY_S = 0.1
 LOOK_AT_MOST_EVERY_S = 5.0
-_REST_FACTOR = 10
+_REST_FACTOR = 50
 
 #: Seconds between two looks at the whole sweep: a run of ours may have been sent again, in a batch of another launch.
 LOOK_AT_ALL_EVERY_S = 5.0
