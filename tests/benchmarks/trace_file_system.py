@@ -134,16 +134,14 @@ def row(what: str, seen: Seen, per: float = 1.0) -> str:
     opens = sum(seen.calls[call] for call in ("open", "openat"))
     total = sum(seen.calls.values())
     values = [f"{number / per:.1f}".rstrip("0").rstrip(".") for number in (total, opens, looks, lists)]
-    return f"| {what} | {' | '.join(values)} | {seen.written / per:.0f} | {seen.syncs / per:.1f} |".replace(
-        ".0 |", " |"
-    )
+    cells = [what, *values, f"{seen.written / per:.0f}", f"{seen.syncs / per:.1f}".removesuffix(".0")]
+    return f"| {' | '.join(cells)} |"
 
 
 def difference(more: Seen, less: Seen) -> Seen:
     """What there is more of."""
-    return Seen(
-        Counter({call: more.calls[call] - less.calls[call] for call in more.calls}), more.written - less.written
-    )
+    calls = Counter({call: more.calls[call] - less.calls[call] for call in more.calls})
+    return Seen(calls, more.written - less.written)
 
 
 def main() -> None:
