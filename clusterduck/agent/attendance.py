@@ -50,6 +50,7 @@ class Attendance:
 
     Attributes:
         running: what each occupied slot holds.
+        standing_by: slot -> what is prepared for when the run in it has ended.
         commit: which commit the code is at, as far as is known.
     """
 
@@ -81,6 +82,7 @@ class Attendance:
         self._oom = OomCounter()
         self.commit: Commit | None = None
         self.running: dict[int, Running] = {}
+        self.standing_by: dict[int, Running] = {}
         self._starter = Starter(
             environ=environ,
             common={
@@ -88,6 +90,8 @@ class Attendance:
                 "batch": settings.batch,
                 "job_id": job_id,
                 "verbose": settings.verbose,
+                "prefetch": settings.prefetch,
+                "preload": settings.preload,
                 "report_address": reports.address,
                 "scratch": str(scratch),
             },
@@ -100,6 +104,11 @@ class Attendance:
     def broken(self) -> bool:
         """Whether no fork server can be had."""
         return self._starter.broken
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the fork server can start no run at all, if so."""
+        return self._starter.trouble
 
     def prepare(self, launch: int) -> None:
         """Have the fork server load a launch's payload, which must lie on the node's own disk."""
@@ -117,18 +126,33 @@ class Attendance:
         return next((running for running in self.running.values() if str(running.attempt) == attempt), None)
 
     def start(self, slot: Slot, attempt: Attempt, launch: int, requeued: Requeued | None) -> None:
-        """Have an attempt started in a slot that is free."""
-        running = Running(
+        """Have an attempt started in a slot that is free: what was prepared for it goes on, if there is anything."""
+        running = self.standing_by.pop(slot.index, None) or self._make(slot, attempt, launch, requeued)
+        assert running.attempt == attempt
+        running.oom_kills_before = self._oom.kills()
+        self.running[slot.index] = running
+        self._starter.start(running)
+
+    def stand_by(self, slot: Slot, attempt: Attempt, launch: int, requeued: Requeued | None) -> None:
+        """Have an attempt prepared for a slot in which another one runs."""
+        running = self._make(slot, attempt, launch, requeued)
+        self.standing_by[slot.index] = running
+        self._starter.stand_by(running)
+
+    def dismiss(self, slot: int) -> None:
+        """Have what was prepared for a slot end without a trace."""
+        self._starter.dismiss(self.standing_by.pop(slot))
+
+    def _make(self, slot: Slot, attempt: Attempt, launch: int, requeued: Requeued | None) -> Running:
+        return Running(
             attempt=attempt,
             slot=slot,
             launch=launch,
             requeued=requeued,
             log=str(self._sweep.logs / f"{attempt}.log"),
             tmpdirs=own_tmpdirs(slot, self._environ, self._sweep.sweep, attempt),
-            oom_kills_before=self._oom.kills(),
+            oom_kills_before=None,
         )
-        self.running[slot.index] = running
-        self._starter.start(running)
 
     def hear_server(self) -> None:
         """Take what the fork server has to say."""

@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,7 @@ MESSAGE_BYTES = 64 * 1024
 
 def main() -> None:
     """Serve until the agent is gone; in a forked child, be a run instead."""
-    for number in IGNORED:
-        signal.signal(number, signal.SIG_IGN)
+    _ignore_signals()
     server = _Server(socket.socket(fileno=int(sys.argv[1])))
     order = server.serve()
     if order is not None:
@@ -45,11 +45,26 @@ def main() -> None:
         sys.exit(run.main(order))
 
 
+@dataclass(frozen=True)
+class _Standby:
+    """A process that is prepared for a run, and the descriptor on which it is told to begin."""
+
+    pid: int
+    gate: int
+
+
+def _ignore_signals() -> None:
+    for number in IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # only wakes us
+
+
 class _Server:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._common: dict[str, Any] = {}
         self._runs: dict[int, str] = {}  # process id -> attempt
+        self._standbys: dict[str, _Standby] = {}  # attempt -> the process that is prepared for it
         self._minded: dict[int, bytes] = {}  # an earlier server's runs: process id -> when it was started
 
     def serve(self) -> dict[str, Any] | None:
@@ -58,7 +73,6 @@ class _Server:
         for fd in (reader, writer):
             os.set_blocking(fd, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
         with selectors.DefaultSelector() as selector:
             selector.register(self._connection, selectors.EVENT_READ)
             selector.register(reader, selectors.EVENT_READ)
@@ -95,42 +109,112 @@ class _Server:
             starts = {pid: _start_of(pid) for pid in message["pids"]}
             self._minded |= {pid: start for pid, start in starts.items() if start is not None}
             return None
+        if message["do"] == "dismiss":
+            self._dismiss(message["attempt"])
+            return None
+        if message["do"] == "stand by":
+            return self._stand_by(message)
+        return self._start(message)
+
+    def _start(self, message: dict[str, Any]) -> dict[str, Any] | None:
+        """Start a run: let the process that was prepared for it begin, or fork one."""
+        attempt = message["attempt"]
+        pid = self._let_begin(attempt)
+        if pid is None:
+            try:
+                pid = os.fork()
+            except OSError as error:
+                self._tell({"did": "refused", "attempt": attempt, "error": str(error)})
+                return None
+        if pid == 0:
+            return self._order(message)
+        self._runs[pid] = attempt
+        self._tell({"did": "started", "attempt": attempt, "pid": pid})
+        return None
+
+    def _stand_by(self, message: dict[str, Any]) -> dict[str, Any] | None:
+        """Fork a process that prepares a run and waits. If that cannot be, its start will tell."""
+        if message["attempt"] in self._standbys:
+            return None
+        reader, writer = os.pipe()
         try:
             pid = os.fork()
-        except OSError as error:
-            self._tell({"did": "refused", "attempt": message["attempt"], "error": str(error)})
+        except OSError:
+            os.close(reader)
+            os.close(writer)
             return None
         if pid == 0:
-            return {**self._common, **message}
+            os.close(writer)
+            return self._order({**message, "gate": reader})
+        os.close(reader)
         self._runs[pid] = message["attempt"]
-        self._tell({"did": "started", "attempt": message["attempt"], "pid": pid})
+        self._standbys[message["attempt"]] = _Standby(pid, writer)
         return None
+
+    def _order(self, message: dict[str, Any]) -> dict[str, Any]:
+        """In a child: what it is to run, once it holds nothing that is not its own."""
+        for standby in self._standbys.values():
+            os.close(standby.gate)
+        return {**self._common, **message}
+
+    def _let_begin(self, attempt: str) -> int | None:
+        """Open the gate of the process that was prepared for an attempt. None if there is none any more."""
+        standby = self._standbys.pop(attempt, None)
+        if standby is None:
+            return None
+        try:
+            os.write(standby.gate, b"!")
+        except BrokenPipeError:
+            del self._runs[standby.pid]
+            return None
+        finally:
+            os.close(standby.gate)
+        return standby.pid
+
+    def _dismiss(self, attempt: str) -> None:
+        """Have the process that was prepared for an attempt end without a trace."""
+        standby = self._standbys.pop(attempt, None)
+        if standby is not None:
+            os.close(standby.gate)
+            self._runs.pop(standby.pid)
+            _kill_group(standby.pid)
 
     def _prepare(self, message: dict[str, Any]) -> None:
         """Load Hydra, and the plain part of a launch's payload, once for all its runs to come."""
         from clusterduck.agent import run
-        from clusterduck.errors import ClusterduckError
+        from clusterduck.errors import ClusterduckError, ConfigError
 
         self._common = message
         try:
-            run.prepare(message["launch"], Path(message["payload_file"]))
+            run.prepare(message["launch"], Path(message["payload_file"]), message["preload"])
+        except ConfigError as error:  # it is the same for every run: none is begun
+            self._tell({"did": "cannot serve", "error": str(error)})
+            return
         except (ClusterduckError, OSError) as error:
             self._tell({"did": "failed to prepare", "launch": message["launch"], "error": str(error)})
             return
+        _ignore_signals()  # whatever the imported modules did to them
         gc.collect()
         gc.freeze()  # so that a child's first collection does not copy all of our pages
         self._tell({"did": "prepared", "launch": message["launch"]})
 
     def _reap(self) -> None:
         """Kill what an ended run left in its group, while its process id cannot be anybody else's; then report it."""
-        while self._runs:
-            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        while True:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
             if ended is None:
                 return
             _kill_group(ended.si_pid)
             _, status, usage = os.wait4(ended.si_pid, 0)
             attempt = self._runs.pop(ended.si_pid, None)
-            if attempt is not None:
+            standby = self._standbys.get(attempt) if attempt is not None else None
+            if standby is not None and standby.pid == ended.si_pid:  # its start forks anew
+                os.close(standby.gate)
+                del self._standbys[str(attempt)]
+            elif attempt is not None:
                 self._tell(
                     {
                         "did": "ended",
@@ -181,12 +265,16 @@ def _kill_descendants() -> None:
 
 
 def _kill_group(pid: int) -> None:
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return  # it ended before it had a group of its own, or nothing of it is left
-    except PermissionError:
-        return  # what is left of it has become another user's, by a set-user-id program: not ours to kill
+    """Kill a child's process group, or the child alone if it is too young to have one."""
+    for kill in (os.killpg, os.kill):
+        try:
+            kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue  # it ended before it had a group of its own, or nothing of it is left
+        except PermissionError:
+            return  # what is left of it has become another user's, by a set-user-id program: not ours to kill
+        else:
+            return
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ that closes all descriptors can still be heard).
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import json
 import math
@@ -17,7 +18,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -30,9 +31,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from clusterduck import sharing
 from clusterduck.agent.code import todays_function
+from clusterduck.agent.preload import preload
+from clusterduck.agent.standby import Gate, Held, before_folder
+from clusterduck.agent.warmth import plain_of, warm_up
 from clusterduck.errors import ClusterduckError, RunFailedError
 from clusterduck.launch import freeze
-from clusterduck.launch.payload import Payload
+from clusterduck.launch.payload import Payload, UserSide
+from clusterduck.launch.plain import PlainSide
 from clusterduck.model import Attempt, ReturnValueLost, Slot, State
 from clusterduck.paths import SweepPaths
 from clusterduck.result import with_lost_result, write_or_keep
@@ -48,19 +53,26 @@ RESULT_PATIENCE_S = 2.0
 RESULT_STALL_S = 10.0
 
 _payloads: dict[int, Payload] = {}
+_plain: dict[int, PlainSide] = {}
 
 
-def prepare(launch: int, payload_file: Path) -> None:
-    """In the fork server, before any run of a launch: read its payload's plain part, and the first one's frozen
-    sources.
+def prepare(launch: int, payload_file: Path, modules: Sequence[str]) -> None:
+    """In the fork server, before any run of a launch: read its payload, and of the first one the frozen sources and
+    what composing needs, if that is plain.
 
     Raises:
         OSError: if it cannot be read.
         JournalError: if it is no payload, or of a newer version.
+        ConfigError: if one of the ``modules`` to be imported before all runs must not be.
     """
-    _payloads[launch] = Payload.load(payload_file.read_bytes())
+    payload = _payloads[launch] = Payload.load(payload_file.read_bytes())
     if len(_payloads) == 1:
-        freeze.install(_payloads[launch].sources)
+        freeze.install(payload.sources)
+        preload(modules, payload)
+        warm_up(payload)
+        plain = plain_of(payload)
+        if plain is not None:
+            _plain[launch] = plain
 
 
 def main(order: Mapping[str, Any]) -> int:
@@ -72,36 +84,36 @@ def main(order: Mapping[str, Any]) -> int:
     Returns the exit code for the interpreter, which ends as a user's own script would: atexit handlers and all.
     """
     os.setsid()
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    # SIGUSR1 and SIGUSR2 stay ignored: Slurm sends them to every process of a step, and they would kill a program that
-    # never heard of them. One that wants them installs a handler.
     payload = _payloads[order["launch"]]
     if payload is not next(iter(_payloads.values())):
         freeze.install(payload.sources)
-    return _Run(order, payload).execute()
+    return _Run(order, payload, Gate(order.get("gate"))).execute()
 
 
 class _Run:
-    def __init__(self, order: Mapping[str, Any], payload: Payload) -> None:
+    def __init__(self, order: Mapping[str, Any], payload: Payload, gate: Gate) -> None:
         self._order = order
         self._payload = payload
         self._attempt = Attempt.parse(order["attempt"])
         self._slot = Slot.from_json(order["slot"])
         self._sweep = SweepPaths(Path(order["sweep_root"]))
         self._log = Path(order["log"])
+        self._gate = gate
         self._environment: dict[str, str] = {}
+        self._begun = False
+        self._user: UserSide | None = None
+        self._function: Callable[[Any], Any] | None = None
+        self._held: Held | None = None
         self._exit_code = 0
 
     def execute(self) -> int:
         with contextlib.suppress(OSError):  # not allowed everywhere; then the kernel chooses by size
             Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
-        self._open_log()
         try:
             self._take_slot()
             answer = self._run_job()
         except BaseException as error:
+            self._begin()  # whatever went wrong ahead of time is told in its own time
             answer = hydra.core.utils.JobReturn(
                 overrides=self._overrides(),
                 status=hydra.core.utils.JobStatus.FAILED,
@@ -113,6 +125,44 @@ class _Run:
         return self._exit_code
 
     # --- before the user's code
+
+    def _take_slot(self) -> None:
+        """Be bound to what the slot has, and have its variables; nothing of it can be seen from outside."""
+        slot = self._slot
+        self._environment = {
+            **slot.env,
+            **{variable: str(folder) for variable, folder in self._order["tmpdirs"].items()},
+            "CLUSTERDUCK_SWEEP": self._sweep.sweep,
+            "CLUSTERDUCK_RUN": str(self._attempt.run),
+            "CLUSTERDUCK_ATTEMPT": str(self._attempt.number),
+            "CLUSTERDUCK_SLOT": str(slot.index),
+            "CLUSTERDUCK_BATCH": self._order["batch"],
+        }
+        os.environ.update(self._environment)
+        if slot.cpus:
+            os.sched_setaffinity(0, slot.cpus)
+
+    def _begin(self) -> None:
+        """Wait until the run may begin, and begin: from here on there are traces of it. Again is no harm."""
+        if self._begun:
+            return
+        self._begun = True
+        self._gate.wait()
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        # SIGUSR1 and SIGUSR2 stay ignored: Slurm sends them to every process of a step, and they would kill a program
+        # that never heard of them. One that wants them installs a handler.
+        self._open_log()
+        for folder in self._order["tmpdirs"].values():
+            os.mkdir(folder, 0o700)
+        if self._order["verbose"]:
+            given = ", ".join(f"{name}={value}" for name, value in sorted(self._environment.items()))
+            self._say(
+                f"attempt {self._attempt.number} of run {self._attempt.run} of {self._sweep.sweep} "
+                f"in slot {self._slot.index} of {socket.gethostname()}: CPUs "
+                f"{sorted(os.sched_getaffinity(0))}, GPUs {list(self._slot.gpus)}, {given}"
+            )
 
     def _open_log(self) -> None:
         try:
@@ -126,30 +176,8 @@ class _Run:
             os.close(fd)
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(line_buffering=True, encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
-
-    def _take_slot(self) -> None:
-        slot = self._slot
-        if slot.cpus:
-            os.sched_setaffinity(0, slot.cpus)
-        self._environment = {
-            **slot.env,
-            **{variable: str(folder) for variable, folder in self._order["tmpdirs"].items()},
-            "CLUSTERDUCK_SWEEP": self._sweep.sweep,
-            "CLUSTERDUCK_RUN": str(self._attempt.run),
-            "CLUSTERDUCK_ATTEMPT": str(self._attempt.number),
-            "CLUSTERDUCK_SLOT": str(slot.index),
-            "CLUSTERDUCK_BATCH": self._order["batch"],
-        }
-        for folder in self._order["tmpdirs"].values():
-            os.mkdir(folder, 0o700)
-        os.environ.update(self._environment)
-        if self._order["verbose"]:
-            given = ", ".join(f"{name}={value}" for name, value in sorted(self._environment.items()))
-            self._say(
-                f"attempt {self._attempt.number} of run {self._attempt.run} of {self._sweep.sweep} "
-                f"in slot {slot.index} of {socket.gethostname()}: CPUs "
-                f"{sorted(os.sched_getaffinity(0))}, GPUs {list(slot.gpus)}, {given}"
-            )
+        with contextlib.suppress(OSError):  # the disk that the log is on may be full
+            os.write(2, self._gate.printed)
 
     def _overrides(self) -> list[str]:
         return [*self._payload.overrides[self._attempt.run - self._payload.first_run], *self._order["overrides"]]
@@ -160,9 +188,13 @@ class _Run:
         os.chdir(self._payload.cwd)
         sys.path[:] = self._payload.sys_path
         sys.argv = [self._payload.script or "", *sys.argv[2:]]
-        user = self._payload.unpickle_user()
-        user.activate()
-        config = user.hydra_context.config_loader.load_sweep_config(user.config, self._overrides())
+        if not self._gate.closed:
+            self._begin()
+        side = self._composing_side()
+        missing = side.resolvers if isinstance(side, PlainSide) else ()
+        if missing or not self._begun:
+            self._held = Held(missing, self._become_users)
+        config = side.hydra_context.config_loader.load_sweep_config(side.config, self._overrides())
         with open_dict(config):
             config.hydra.job.id = f"{self._order['job_id']}_{self._attempt.run}"
             config.hydra.job.num = self._attempt.run
@@ -171,15 +203,26 @@ class _Run:
                 config.hydra.sweep.subdir = self._order[
                     "folder"
                 ]  # an absolute path: the sweep's folder does not matter
-        if self._order["folder"] is not None:
-            self._set_aside(Path(self._order["folder"]), config.hydra.output_subdir)
-        return hydra.core.utils.run_job(
-            hydra_context=user.hydra_context,
-            task_function=self._guarded(self._function(user.task_function)),
-            config=config,
-            job_dir_key="hydra.sweep.dir",
-            job_subdir_key="hydra.sweep.subdir",
-        )
+        if not self._begun and self._held is not None:
+            self._held.hold_time()
+        context = copy.copy(side.hydra_context)
+        context.callbacks = _LaterCallbacks(self._users_callbacks)  # type: ignore[assignment]
+
+        def become_users() -> None:
+            self._become_users()
+            functools.update_wrapper(function, self._users_function())
+            if self._order["folder"] is not None:
+                self._set_aside(Path(self._order["folder"]), config.hydra.output_subdir)
+
+        function = self._guarded()
+        with before_folder(become_users):
+            return hydra.core.utils.run_job(
+                hydra_context=context,
+                task_function=function,
+                config=config,
+                job_dir_key="hydra.sweep.dir",
+                job_subdir_key="hydra.sweep.subdir",
+            )
 
     def _follow_sweep(self, config: DictConfig) -> None:
         """Have the run's folder in the sweep's, if that was moved since the launch."""
@@ -190,13 +233,52 @@ class _Run:
             folder = os.path.join(self._payload.cwd, str(config.hydra.sweep.dir))
             config.hydra.sweep.dir = self._sweep.place(before.kept(folder))
 
-    def _function(self, submitted: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def _composing_side(self) -> PlainSide | UserSide:
+        """What the configuration is composed with; the user's own side only if it must be, or may be taken ahead of
+        time."""
+        if self._order["prefetch"] != "imports":
+            plain = _plain.get(self._order["launch"]) or plain_of(self._payload)
+            if plain is not None:
+                plain.activate()
+                return plain
+            self._begin()
+        user = self._load_user()
+        user.activate()
+        return user
+
+    def _load_user(self) -> UserSide:
+        """The user's objects, which are unpickled now if they were not yet."""
+        if self._user is None:
+            self._user = self._payload.unpickle_user()
+            self._function = self._todays(self._user.task_function)
+        return self._user
+
+    def _become_users(self) -> None:
+        """Begin, and see to it that all of the user's is there. Again is no harm."""
+        self._begin()
+        if self._user is None:
+            composed = HydraConfig.instance().cfg
+            self._load_user().activate()
+            HydraConfig.instance().cfg = composed
+        if self._held is not None:
+            self._held.release()
+
+    def _users_callbacks(self) -> Any:
+        return self._load_user().hydra_context.callbacks
+
+    def _users_function(self) -> Callable[[Any], Any]:
+        self._load_user()
+        assert self._function is not None
+        return self._function
+
+    def _todays(self, submitted: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Today's version of the user's function, if that is wanted and can be had; else the one that was submitted."""
         if self._order["as_submitted"]:
             return submitted
         try:
             return todays_function(self._payload)
         except ClusterduckError as error:
+            self._begin()
             self._say(f"{error} The function as it was submitted runs instead.")
             self._tell({"remark": f"the code as it was submitted ran: {error}"[:MESSAGE_CHARS].rstrip(".")})
             return submitted
@@ -212,17 +294,16 @@ class _Run:
             if self._order["fresh"]:
                 self._tell({"set_aside": True, "run_dir": str(old), "new_dir": str(new)})
 
-    def _guarded(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def _guarded(self) -> Callable[[Any], Any]:
         """The user's function, with every way out of it turned into a value or an Exception, as ``run_job`` expects it.
 
         Hydra calls ``on_job_end`` only then, so ``sys.exit`` must not fly past it.
         """
 
-        @functools.wraps(function)
         def call(config: Any) -> Any:
             self._locate()
             try:
-                return function(config)
+                return self._users_function()(config)
             except SystemExit as end:
                 if end.code is None or end.code == 0:
                     return None
@@ -340,6 +421,16 @@ class _Run:
     def _say(self, line: str) -> None:
         with contextlib.suppress(OSError):  # the disk that the log is on may be full
             print(f"clusterduck: {line}", file=sys.stderr)  # noqa: T201 - the run's own log
+
+
+class _LaterCallbacks:
+    """Hydra's callbacks, where they are not there yet when ``run_job`` is called."""
+
+    def __init__(self, find: Callable[[], Any]) -> None:
+        self._find = find
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._find(), name)
 
 
 def as_json(value: Any) -> str | None:

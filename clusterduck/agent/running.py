@@ -57,10 +57,10 @@ class Running:
     ended: dict[str, Any] | None = None
     cleaning_since: float | None = None
 
-    def order(self) -> dict[str, Any]:
-        """The message that has the fork server start it."""
+    def order(self, what: str = "start") -> dict[str, Any]:
+        """The message that has the fork server ``start`` it, ``stand by`` for that, or ``dismiss`` what stands by."""
         return {
-            "do": "start",
+            "do": what,
             "attempt": str(self.attempt),
             "slot": self.slot.to_json(),
             "log": self.log,

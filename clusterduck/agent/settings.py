@@ -25,6 +25,8 @@ class AgentSettings:
         resources: the launcher's ``resources_config``.
         share_runs: whether to go on with other batches' runs once the home range is done.
         ordered: whether the launch's journal tells how long runs are expected to take: the longest are claimed first.
+        prefetch: what of a run is prepared while its slot is still busy: "config", "imports", or nothing ("off").
+        preload: modules that are imported once, before all runs.
         verbose: whether to say what is scheduled where and why.
         publish_interval_s: how often to have the ledger published, in seconds.
         ledger: the ledger's path.
@@ -58,6 +60,8 @@ class AgentSettings:
     resources: dict[str, dict[str, Any] | None] = field(default_factory=dict)
     share_runs: bool = False
     ordered: bool = False
+    prefetch: str = "config"
+    preload: tuple[str, ...] = ()
     verbose: bool = False
     publish_interval_s: float = 30.0
     timeout_min: int = 60

@@ -18,6 +18,8 @@ TRIES = 3
 class Starter:
     """The fork server of the moment, and the orders it has not carried out yet.
 
+    ``broken`` says that none can be had, ``trouble`` why the one there is can start no run at all.
+
     Args:
         environ: the environment of every run.
         common: what every run is told.
@@ -44,8 +46,10 @@ class Starter:
         self._prepared: set[int] = set()
         self._asked_to_prepare: set[int] = set()
         self._waiting: list[Running] = []
+        self._standbys: list[Running] = []
         self._server = self._new_server()
         self.broken = False
+        self.trouble: str | None = None
 
     @property
     def pid(self) -> int:
@@ -67,11 +71,25 @@ class Starter:
 
     def start(self, running: Running) -> None:
         """Have a run started, as soon as its launch's payload is loaded."""
+        if running in self._standbys:
+            self._standbys.remove(running)
         self.prepare(running.launch)
         if running.launch in self._prepared:
             self._send(running.order())
         else:
             self._waiting.append(running)
+
+    def stand_by(self, running: Running) -> None:
+        """Have a run's process prepared, to wait until it is started or dismissed."""
+        self._standbys.append(running)
+        self.prepare(running.launch)
+        if running.launch in self._prepared:
+            self._send(running.order("stand by"))
+
+    def dismiss(self, running: Running) -> None:
+        """Have what was prepared for a run end without a trace."""
+        self._standbys.remove(running)
+        self._send(running.order("dismiss"))
 
     def take_back(self, running: Running) -> bool:
         """Do not start a run after all. False if the server has been told to already."""
@@ -96,7 +114,10 @@ class Starter:
                 self._failures = 0
                 self._prepared.add(message["launch"])
                 self._start_waiting(message["launch"])
+            elif message["did"] == "cannot serve":
+                self.trouble = message["error"]
             elif message["did"] == "failed to prepare":
+                self._asked_to_prepare.discard(message["launch"])
                 found += self._refuse(self._forget_waiting(message["launch"]), message["error"])
             else:
                 found.append(message)
@@ -140,6 +161,9 @@ class Starter:
     def _start_waiting(self, launch: int) -> None:
         for running in self._forget_waiting(launch):
             self._send(running.order())
+        for running in self._standbys:
+            if running.launch == launch:
+                self._send(running.order("stand by"))
 
     def _forget_waiting(self, launch: int) -> list[Running]:
         mine = [running for running in self._waiting if running.launch == launch]

@@ -6,7 +6,9 @@ that takes time (claiming, starting, killing) is done by the supervisor, which a
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from clusterduck.model import Attempt, State
@@ -89,6 +91,21 @@ class Start:
 
 
 @dataclass(frozen=True)
+class StandBy:
+    """Prepare an attempt for a slot that another one still runs in."""
+
+    slot: int
+    attempt: Attempt
+
+
+@dataclass(frozen=True)
+class Dismiss:
+    """Forget what was prepared for a slot."""
+
+    slot: int
+
+
+@dataclass(frozen=True)
 class Release:
     """Give back attempts that were claimed and never started."""
 
@@ -119,7 +136,7 @@ class Finish:
     """Nothing runs, and nothing more will."""
 
 
-Command = Claim | Start | Release | AskToEnd | Drop | Finish
+Command = Claim | Start | StandBy | Dismiss | Release | AskToEnd | Drop | Finish
 
 
 class AgentState:
@@ -130,12 +147,15 @@ class AgentState:
         left: how many attempts there may be to claim.
         claimants: how many slots there are in all agents that claim from the same runs, if others do: then the last
             attempts are not claimed ahead of time, but taken by whoever is free first. 0 if no other does.
+        standbys: how many attempts may be prepared ahead of time, each for the slot of one that runs.
     """
 
-    def __init__(self, slots: int, left: int, claimants: int) -> None:
+    def __init__(self, slots: int, left: int, claimants: int, standbys: int = 0) -> None:
         self._open = [False] * slots
         self._busy: dict[int, Attempt] = {}
         self._ready: deque[Attempt] = deque()
+        self._most_standbys = standbys
+        self._standbys: dict[int, Attempt] = {}
         self._asked = 0
         self._left = left
         self._claimants = claimants
@@ -215,8 +235,16 @@ class AgentState:
     def _drain(self) -> list[Command]:
         self._draining = True
         given_back = tuple(self._ready)
-        self._ready.clear()
-        return [Release(given_back)] if given_back else []
+        commands = self._forget(given_back)
+        return [*commands, Release(given_back)] if given_back else []
+
+    def _forget(self, attempts: Collection[Attempt]) -> list[Command]:
+        """Take attempts out of those that are ready, and dismiss what was prepared for them."""
+        self._ready = deque(attempt for attempt in self._ready if attempt not in attempts)
+        dismissed = [slot for slot, attempt in sorted(self._standbys.items()) if attempt in attempts]
+        for slot in dismissed:
+            del self._standbys[slot]
+        return [Dismiss(slot) for slot in dismissed]
 
     def _cancel(self, event: CancelAsked) -> list[Command]:
         commands: list[Command] = [
@@ -226,7 +254,7 @@ class AgentState:
         ]
         waiting = tuple(attempt for attempt in self._ready if attempt in event.attempts)
         if waiting:
-            self._ready = deque(attempt for attempt in self._ready if attempt not in event.attempts)
+            commands += self._forget(waiting)
             self.unsuccessful += len(waiting)
             commands.append(Drop(waiting, event.reason))
         return commands
@@ -235,19 +263,44 @@ class AgentState:
         commands: list[Command] = []
         free = [slot for slot, is_open in enumerate(self._open) if is_open and slot not in self._busy]
         while free and self._ready:
-            slot, attempt = free.pop(0), self._ready.popleft()
-            self._busy[slot] = attempt
-            commands.append(Start(slot, attempt))
+            commands += self._start_next(free)
         if not self._draining:
             need = min(len(free) + self._ahead(len(free)) - len(self._ready) - self._asked, self._left - self._asked)
             if need > 0:
                 self._asked += need
                 commands.append(Claim(need))
+        commands += self._stand_by()
         waiting = self._asked and not self._stopping  # a claim that hangs does not hold up the job's end
         if not (self._busy or self._ready or waiting or self._finished) and (self._draining or not self._left):
             self._finished = True
             commands.append(Finish())
         return commands
+
+    def _start_next(self, free: list[int]) -> list[Command]:
+        """Start in a slot what was prepared for it; where nothing was, what is ready and for no other slot; at last
+        what was prepared for a slot that is still busy."""
+        slot = next((slot for slot in free if slot in self._standbys), free[0])
+        free.remove(slot)
+        prepared = self._standbys.pop(slot, None)
+        if prepared is not None:
+            self._ready.remove(prepared)
+            self._busy[slot] = prepared
+            return [Start(slot, prepared)]
+        elsewhere = set(self._standbys.values())
+        attempt = next((attempt for attempt in self._ready if attempt not in elsewhere), self._ready[0])
+        commands = self._forget([attempt])
+        self._busy[slot] = attempt
+        return [*commands, Start(slot, attempt)]
+
+    def _stand_by(self) -> list[Command]:
+        """Have what is ready prepared for slots that are busy."""
+        prepared = set(self._standbys.values())
+        waiting = (attempt for attempt in self._ready if attempt not in prepared)
+        slots = (slot for slot in sorted(self._busy) if slot not in self._standbys)
+        room = self._most_standbys - len(prepared)
+        found = dict(itertools.islice(zip(slots, waiting, strict=False), max(room, 0)))
+        self._standbys |= found
+        return [StandBy(slot, attempt) for slot, attempt in found.items()]
 
     def _ahead(self, free: int) -> int:
         """How many attempts to hold ready for slots that are busy: one for each, but not the last ones if others claim

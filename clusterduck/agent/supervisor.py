@@ -43,6 +43,9 @@ IDLE_LOOK_S = 3.0
 #: How often git is asked which commit the code is at, in seconds.
 CODE_LOOK_S = 60.0
 
+#: So many runs at most are prepared ahead of time: each is a process that waits, some megabytes of its own.
+MOST_STANDBYS = 64
+
 #: From asking a run to end to killing it when the job has to end, in seconds: Slurm's own KillWait may be short.
 JOB_END_GRACE_S = 5.0
 
@@ -87,7 +90,8 @@ class Supervisor:
         self._agent = agent
         self._slots = slots
         self._deadline = deadline
-        self._state = decisions.AgentState(len(slots), left, claimants)
+        most_standbys = 0 if settings.prefetch == "off" else MOST_STANDBYS
+        self._state = decisions.AgentState(len(slots), left, claimants, most_standbys)
         self._wakeup = wakeup
         self._writer = writer
         self._say = say
@@ -174,8 +178,10 @@ class Supervisor:
         for command in self._state.handle(event):
             if isinstance(command, decisions.Claim):
                 self._writer.claim(command.count)
-            elif isinstance(command, decisions.Start):
+            elif isinstance(command, (decisions.Start, decisions.StandBy)):
                 self._start(command)
+            elif isinstance(command, decisions.Dismiss):
+                self._attendance.dismiss(command.slot)
             elif isinstance(command, decisions.Release):
                 self._writer.release(command.attempts)
             elif isinstance(command, decisions.AskToEnd):
@@ -286,10 +292,11 @@ class Supervisor:
 
     # --- attempts
 
-    def _start(self, command: decisions.Start) -> None:
+    def _start(self, command: decisions.Start | decisions.StandBy) -> None:
         requeued = self._requeued.get(command.attempt)
         launch = requeued.launch if requeued else self._settings.launch
-        self._attendance.start(self._slots[command.slot], command.attempt, launch, requeued)
+        start = self._attendance.start if isinstance(command, decisions.Start) else self._attendance.stand_by
+        start(self._slots[command.slot], command.attempt, launch, requeued)
 
     def _ask_to_end(self, command: decisions.AskToEnd) -> None:
         ending = (command.state, command.reason)
@@ -303,6 +310,8 @@ class Supervisor:
 
     def _on_server(self) -> None:
         self._attendance.hear_server()
+        if self._attendance.trouble is not None and self.fatal is None:
+            self._give_up(self._attendance.trouble)
         if self._attendance.broken and self.fatal is None:
             self._give_up("the fork server ends as soon as it is started; see above for its own words")
 

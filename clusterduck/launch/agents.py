@@ -58,6 +58,8 @@ def settings_for(
         resources={kind: None if given is None else dict(given) for kind, given in options.resources_config.items()},
         share_runs=options.share_runs,
         ordered=ordered,
+        prefetch=options.prefetch,
+        preload=tuple(options.preload),
         verbose=options.verbose,
         publish_interval_s=options.publish_interval_s,
         timeout_min=options.timeout_min,

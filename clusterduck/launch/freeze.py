@@ -247,6 +247,11 @@ def install(sources: dict[str, dict[str, str]]) -> None:
             _parse(path, name)
 
 
+def is_in_memory(source: ConfigSource) -> bool:
+    """Whether a config source in this process reads no file."""
+    return source.scheme() == "structured" or source.full_path() in _sources
+
+
 def plugins_are_current() -> bool:
     """Whether Hydra's scan for plugins in this process, made by :func:`install`, would find the same folders now."""
     return _plugin_folders is not None and _plugin_folders == _hydra_plugin_folders()

@@ -54,6 +54,9 @@ _SRUN_SPELLINGS = {
     "--cpu-bind=none": ("--cpu-bind", "--cpu_bind"),
 }
 
+#: What of a run may be prepared while its slot is still another run's.
+PREFETCH = ("config", "imports", "off")
+
 #: Options that say how a launch behaves, which is over when runs are sent again.
 _FIXED = ("do_submit", "wait_for_completion", "ledger", "submitit_folder")
 
@@ -93,6 +96,8 @@ class Options:
     resources_config: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
     verbose: bool = False
     share_runs: bool = False
+    prefetch: str = "config"
+    preload: Sequence[str] = ()
     max_retries: int = 0
     retry_on: Sequence[str] = ()
     max_failures: int | None = None
@@ -152,6 +157,8 @@ class Options:
             )
         if given.get("resources_config") is None:
             given["resources_config"] = {}
+        given["prefetch"] = _prefetch(given.get("prefetch", cls.prefetch))
+        given["preload"] = _modules(given.get("preload"))
         given["retry_on"] = _states(given.get("retry_on"))
         values = {name: value for name, value in given.items() if name in own}
         options = cls(cluster=cluster, submitit=_complete(cluster, to_submitit), **values)
@@ -309,6 +316,25 @@ def _require_positive(name: str, value: object, or_zero: bool) -> None:
     if not is_number or not (value > 0 or (or_zero and value == 0)):  # type: ignore[operator]
         least = "0 or more" if or_zero else "more than 0, or null"
         raise ConfigError(f"hydra.launcher.{name} must be a number, {least}, not {value!r}.")
+
+
+def _prefetch(given: object) -> str:
+    """What is prepared ahead of time; YAML takes ``off`` for false."""
+    wanted = "off" if str(given).lower() == "false" else str(given)
+    if wanted not in PREFETCH:
+        raise ConfigError(f"hydra.launcher.prefetch must be one of {', '.join(PREFETCH)}, not {given!r}.")
+    return wanted
+
+
+def _modules(given: object) -> list[str]:
+    """The modules in ``preload``."""
+    if given is not None and not isinstance(given, (list, tuple)):
+        raise ConfigError(f"hydra.launcher.preload must be a list of modules, e.g. [torch, my.package], not {given!r}.")
+    modules = [str(module) for module in given or ()]
+    for module in modules:
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise ConfigError(f"hydra.launcher.preload names modules to be imported; {module!r} cannot be one.")
+    return modules
 
 
 def _states(given: object) -> list[str]:

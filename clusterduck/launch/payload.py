@@ -65,18 +65,9 @@ class UserSide:
     def activate(self) -> None:
         """Make Hydra in this process what it was in the launching one; to be called once, before a run is composed.
 
-        This stands in for ``Singleton.set_state`` and ``setup_globals``: it calls both, keeps the config sources that
-        :func:`clusterduck.launch.freeze.install` has put in place, and opens the config loader's sources with them.
+        See :func:`become`.
         """
-        instances = self.singleton_state["instances"]
-        instances[SourcesRegistry] = SourcesRegistry.instance()
-        if freeze.plugins_are_current() and Plugins in Singleton._instances:
-            instances[Plugins] = Singleton._instances[Plugins]
-        Singleton.set_state(self.singleton_state)
-        setup_globals()
-        loader: Any = self.hydra_context.config_loader
-        if hasattr(loader, "repository") and loader.repository is None:
-            loader.repository = ConfigRepository(loader.config_search_path)
+        become(self.singleton_state, self.hydra_context)
 
     def parts(self) -> Iterator[tuple[str, Any]]:
         """The objects inside, each with a name for people: to find the one that does not pickle or unpickle.
@@ -97,6 +88,23 @@ class UserSide:
             else:
                 yield f"Hydra's {cls.__name__}", instance
         yield "Hydra's config loader", self.hydra_context.config_loader
+
+
+def become(singleton_state: dict[str, Any], context: HydraContext) -> None:
+    """Make Hydra in this process what it was in the launching one.
+
+    This stands in for ``Singleton.set_state`` and ``setup_globals``: it calls both, keeps the config sources that
+    :func:`clusterduck.launch.freeze.install` has put in place, and opens the config loader's sources with them.
+    """
+    instances = singleton_state["instances"]
+    instances[SourcesRegistry] = SourcesRegistry.instance()
+    if freeze.plugins_are_current() and Plugins in Singleton._instances:
+        instances[Plugins] = Singleton._instances[Plugins]
+    Singleton.set_state(singleton_state)
+    setup_globals()
+    loader: Any = context.config_loader
+    if hasattr(loader, "repository") and loader.repository is None:
+        loader.repository = ConfigRepository(loader.config_search_path)
 
 
 def _without_sources(loader: ConfigLoader) -> Any:
@@ -141,6 +149,7 @@ class Payload:
         function: its ``__qualname__``.
         user: a cloudpickle of :class:`UserSide`.
         sweep_dir: where the sweep's folder was at launch; None where that was not kept.
+        plain: its part that needs nothing of the user's, see ``clusterduck.launch.plain``; None if there is none.
     """
 
     first_run: int
@@ -153,6 +162,7 @@ class Payload:
     function: str
     user: bytes
     sweep_dir: str | None = None
+    plain: bytes | None = None
 
     def dump(self) -> bytes:
         """The payload as a pickle of builtin types only."""
@@ -230,7 +240,7 @@ def absolute_path_entries(entries: list[str], cwd: str) -> list[str]:
     return [os.path.normpath(os.path.join(cwd, entry)) for entry in entries]
 
 
-def _dumps(what: object) -> bytes:
+def dumps(what: object) -> bytes:
     """Like ``cloudpickle.dumps``, but code keeps its file's name, which tracebacks show to people.
 
     cloudpickle puts ``<dynamic-code>`` there since 3.1.
@@ -265,12 +275,12 @@ def pickle_user(user: UserSide) -> bytes:
         ConfigError: naming the object that cannot be pickled.
     """
     try:
-        return _dumps(user)
+        return dumps(user)
     except Exception as error:
         fault, reason = "something the runs need", error
         for label, part in user.parts():
             try:
-                _dumps(part)
+                dumps(part)
             except Exception as own:
                 fault, reason = label, own
                 break

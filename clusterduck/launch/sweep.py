@@ -44,6 +44,7 @@ from clusterduck.launch.collect import Collector, Progress
 from clusterduck.launch.local import LocalSubmission
 from clusterduck.launch.options import Options, require_slots_here, require_slurm
 from clusterduck.launch.payload import Payload, UserSide, absolute_path_entries, origin, pickle_user
+from clusterduck.launch.plain import plain_side
 from clusterduck.launch.probe import Probe
 from clusterduck.launch.watch import Watch
 from clusterduck.model import State
@@ -277,6 +278,7 @@ class Sweep:
             function=function,
             user=data,
             sweep_dir=str(self._sweep_dir),
+            plain=plain_side(user),
         )
         if self._launches > 0:
             return payload, git.commit_of(self._code)

@@ -47,6 +47,10 @@ class ClusterduckConf:
     verbose: bool = False
     # a job whose own runs are done goes on with those of other jobs
     share_runs: bool = False
+    # what of the next run is prepared while its slot is busy: config, imports (the user's modules too), or off
+    prefetch: str = "config"
+    # modules that are imported once before all runs, e.g. [torch]; not those that start threads or use the GPU
+    preload: list[str] = field(default_factory=list)
     # how often a run that was lost with its node or agent is put back into the queue by itself
     max_retries: int = 0
     # further ends after which that is done: FAILED, OUT_OF_MEMORY, TIMEOUT

@@ -17,14 +17,16 @@ from hydra.types import HydraContext, RunMode
 
 from clusterduck.launch import freeze
 from clusterduck.launch.payload import Payload, UserSide, pickle_user
+from clusterduck.launch.plain import plain_side
 from clusterduck.paths import SweepPaths
 
 
 def prepare(sweep_dir: str, overrides: list[list[str]]) -> None:
     app = runpy.run_path("app.py", run_name="script")  # no importable module: pickled by value, like a script's own
     hydra = Hydra.create_main_hydra_file_or_module(os.path.abspath("app.py"), None, None, "app")
-    config = hydra.compose_config(None, [f"hydra.sweep.dir={sweep_dir}"], RunMode.MULTIRUN)
+    config = hydra.compose_config(app.get("CONFIG_NAME"), [f"hydra.sweep.dir={sweep_dir}"], RunMode.MULTIRUN)
     context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
+    user = UserSide.capture(app["main"].__wrapped__, config, context)
     payload = Payload(
         first_run=0,
         overrides=overrides,
@@ -34,7 +36,8 @@ def prepare(sweep_dir: str, overrides: list[list[str]]) -> None:
         script=os.path.abspath("app.py"),
         module=None,
         function="main",
-        user=pickle_user(UserSide.capture(app["main"].__wrapped__, config, context)),
+        user=pickle_user(user),
+        plain=plain_side(user),
     )
     paths = SweepPaths.of(Path(sweep_dir), "app-abcde")
     paths.create()

@@ -10,5 +10,5 @@ from clusterduck.agent.settings import AgentSettings
 
 if __name__ == "__main__":
     data = json.loads(sys.argv[1])
-    data |= {name: tuple(data[name]) for name in ("attempts", "retry_on") if name in data}
+    data |= {name: tuple(data[name]) for name in ("attempts", "retry_on", "preload") if name in data}
     AgentJob(AgentSettings(**data))()

@@ -105,10 +105,13 @@ class Bench:
         return SweepPaths.of(self.folder / "out", "app-abcde")
 
     def plan(self, *hows: str) -> None:
-        overrides = json.dumps([[f"+how={how}"] for how in hows])
+        self.plan_overrides([[f"+how={how}"] for how in hows])
+
+    def plan_overrides(self, runs: list[list[str]]) -> None:
+        overrides = json.dumps(runs)
         command = [sys.executable, str(HERE / "prepare_sweep.py"), str(self.folder / "out"), overrides]
         subprocess.run(command, cwd=self.folder, check=True, timeout=60)
-        self.runs = len(hows)
+        self.runs = len(runs)
 
     def start(self, slots: int, environ: dict[str, str] | None = None, **settings: Any) -> subprocess.Popen[str]:
         values = {

@@ -12,6 +12,7 @@ from clusterduck.agent.state import (
     Claim,
     Claimed,
     Command,
+    Dismiss,
     Drained,
     Drop,
     Ended,
@@ -19,6 +20,7 @@ from clusterduck.agent.state import (
     MoreToClaim,
     Release,
     SlotOpened,
+    StandBy,
     Start,
     StopAsked,
 )
@@ -44,6 +46,44 @@ def test_an_attempt_held_ready_starts_at_once_when_a_slot_is_free() -> None:
     assert state.handle(Claimed(1, attempts(0, 1), 2)) == [Start(0, Attempt(0, 1)), Claim(1)]
     state.handle(Claimed(1, attempts(1, 1), 1))
     assert state.handle(Ended(0, State.COMPLETED)) == [Start(0, Attempt(1, 1)), Claim(1)]
+
+
+def test_what_is_ready_is_prepared_for_a_busy_slot_and_starts_there() -> None:
+    state = AgentState(slots=2, left=5, claimants=0, standbys=2)
+    state.handle(SlotOpened(0))
+    state.handle(SlotOpened(1))
+    state.handle(Claimed(1, attempts(0, 1), 4))
+    state.handle(Claimed(1, attempts(1, 1), 3))
+    assert state.handle(Claimed(1, attempts(2, 1), 2)) == [StandBy(0, Attempt(2, 1))]
+    assert state.handle(Claimed(1, attempts(3, 1), 1)) == [StandBy(1, Attempt(3, 1))]
+    assert state.handle(Ended(1, State.COMPLETED)) == [Start(1, Attempt(3, 1))]
+    assert state.handle(Drained()) == [Dismiss(0), Release(attempts(2, 1))]
+
+
+def test_no_slot_waits_for_what_is_prepared_elsewhere() -> None:
+    state = AgentState(slots=2, left=3, claimants=0, standbys=2)
+    state.handle(SlotOpened(0))
+    state.handle(SlotOpened(1))
+    state.handle(Claimed(1, attempts(0, 1), 2))
+    state.handle(Claimed(1, attempts(1, 1), 1))
+    assert state.handle(Claimed(1, attempts(2, 1), 0)) == [StandBy(0, Attempt(2, 1))]
+    assert state.handle(Ended(1, State.COMPLETED)) == [Dismiss(0), Start(1, Attempt(2, 1))]
+
+
+def test_no_more_is_prepared_than_may_be() -> None:
+    state = AgentState(slots=2, left=5, claimants=0, standbys=1)
+    state.handle(SlotOpened(0))
+    state.handle(SlotOpened(1))
+    state.handle(Claimed(1, attempts(0, 1), 4))
+    state.handle(Claimed(1, attempts(1, 1), 3))
+    assert state.handle(Claimed(1, attempts(2, 1), 2)) == [StandBy(0, Attempt(2, 1))]
+    assert state.handle(Claimed(1, attempts(3, 1), 1)) == []
+    cancelled = CancelAsked(frozenset(attempts(2, 1)), "you said so", 1.0)
+    assert state.handle(cancelled) == [
+        Dismiss(0),
+        Drop(attempts(2, 1), "you said so"),
+        StandBy(0, Attempt(3, 1)),
+    ]
 
 
 def test_the_last_attempts_are_not_claimed_ahead_where_others_claim_too() -> None:
@@ -125,13 +165,14 @@ def test_a_claim_that_comes_after_draining_is_given_back() -> None:
     runs=st.integers(0, 30),
     claimants=st.integers(0, 12),
     rivals=st.integers(0, 10),
+    standbys=st.integers(0, 6),
     stop_after=st.one_of(st.none(), st.integers(0, 40)),
     order=st.randoms(use_true_random=False),
 )
 def test_whatever_happens_every_claimed_attempt_runs_once_or_is_given_back(
-    slots: int, runs: int, claimants: int, rivals: int, stop_after: int | None, order: object
+    slots: int, runs: int, claimants: int, rivals: int, standbys: int, stop_after: int | None, order: object
 ) -> None:
-    state = AgentState(slots, runs, claimants)
+    state = AgentState(slots, runs, claimants, standbys)
     queue = list(range(runs))
     if claimants:
         del queue[: min(rivals, len(queue))]  # others were faster
@@ -140,6 +181,7 @@ def test_whatever_happens_every_claimed_attempt_runs_once_or_is_given_back(
     released: list[Attempt] = []
     claimed: list[Attempt] = []
     occupied: dict[int, Attempt] = {}
+    prepared: dict[int, Attempt] = {}
     finished = 0
     steps = 0
 
@@ -154,10 +196,19 @@ def test_whatever_happens_every_claimed_attempt_runs_once_or_is_given_back(
                 waiting.append(Claimed(command.count, got, len(queue)))
             elif isinstance(command, Start):
                 assert command.slot not in occupied
+                assert prepared.pop(command.slot, command.attempt) == command.attempt
                 occupied[command.slot] = command.attempt
                 started.append(command.attempt)
                 waiting.append(Ended(command.slot, State.COMPLETED))
+            elif isinstance(command, StandBy):
+                assert command.slot in occupied
+                assert command.slot not in prepared
+                prepared[command.slot] = command.attempt
+                assert len(set(prepared.values())) == len(prepared) <= standbys
+            elif isinstance(command, Dismiss):
+                del prepared[command.slot]
             elif isinstance(command, Release):
+                assert not set(command.attempts) & set(prepared.values())
                 released.extend(command.attempts)
             elif isinstance(command, Finish):
                 finished += 1
@@ -171,6 +222,7 @@ def test_whatever_happens_every_claimed_attempt_runs_once_or_is_given_back(
             del occupied[event.slot]
         carry_out(state.handle(event))  # type: ignore[arg-type]
     assert finished == 1
+    assert not prepared
     assert sorted(started + released) == sorted(claimed)
     if stop_after is None or stop_after >= steps:
         assert not queue

@@ -1,9 +1,10 @@
 """The slot gap: from the end of one run's process to the first line of the next run's function in the same slot.
 
-    python tests/benchmarks/bench_slot_gap.py [--runs 60]
+    python tests/benchmarks/bench_slot_gap.py [--runs 60] [--seconds 0.3]
 
-Prints it beside what Hydra itself needs for a run in a fresh fork (compose and everything ``run_job`` does before the
-function), measured in the same session: the floor for a launcher that prepares nothing ahead.
+Prints it for every kind of ``prefetch``, for runs that sleep a moment (so that there is time to prepare the next one)
+and for runs that return at once, beside what Hydra itself needs for a run in a fresh fork (compose and everything
+``run_job`` does before the function), measured in the same session: the floor for a launcher that prepares nothing.
 """
 
 from __future__ import annotations
@@ -15,26 +16,43 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
+
+FLOOR = "Hydra's own compose and run_job in a fork"
 
 APP = Path(__file__).with_name("noop_app.py")
 
 
-def gaps(folder: Path, runs: int) -> list[float]:
-    """Seconds from one run's last line of Python to the next one's first."""
-    times = folder / "times"
+def gaps(folder: Path, runs: int, prefetch: str, seconds: float) -> list[float]:
+    """Seconds from the end of one run's process, when a pipe that it holds is closed, to the next one's first line."""
+    pipe = folder / "times"
+    os.mkfifo(pipe)
+    begun: list[float] = []
+    ended: list[float] = []
+
+    def listen() -> None:
+        for _ in range(runs):
+            with pipe.open() as lines:  # until one run opens it
+                begun.append(float(lines.readline()))
+                lines.read()  # until its process is gone
+                ended.append(time.time())
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
     command = [sys.executable, str(APP), "--multirun", f"+x=range({runs})", "hydra/launcher=clusterduck_local"]
+    options = [f"hydra.launcher.prefetch={prefetch}", "hydra.launcher.wait_for_completion=true"]
+    environ = {"CLUSTERDUCK_BENCHMARK_TIMES": str(pipe), "CLUSTERDUCK_BENCHMARK_SECONDS": str(seconds)}
     subprocess.run(
-        [*command, "hydra.launcher.wait_for_completion=true", f"hydra.sweep.dir={folder}/out"],
+        [*command, *options, f"hydra.sweep.dir={folder}/out"],
         cwd=folder,
-        env={**os.environ, "CLUSTERDUCK_BENCHMARK_TIMES": str(times)},
+        env={**os.environ, **environ},
         check=True,
         capture_output=True,
     )
-    lines = [line.split() for line in times.read_text().splitlines()]
-    pairs = itertools.pairwise(lines)
-    return [float(after[1]) - float(before[1]) for before, after in pairs if (before[0], after[0]) == ("last", "first")]
+    listener.join()
+    return [after - before for before, after in zip(ended, begun[1:], strict=False)]
 
 
 def floor(folder: Path, runs: int) -> list[float]:
@@ -79,19 +97,28 @@ def floor(folder: Path, runs: int) -> list[float]:
 
 
 def main() -> None:
-    """Measure, and print both."""
+    """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=60)
+    parser.add_argument("--seconds", type=float, default=0.3)
     options = parser.parse_args()
+    measured: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        hydras = statistics.median(floor(folder, options.runs))
-        ours = statistics.median(gaps(folder, options.runs + 1))
-        again = statistics.median(floor(folder, options.runs))
-    best = min(hydras, again)
-    print(f"slot gap, median of {options.runs}:                  {ours * 1e3:6.1f} ms")
-    print(f"Hydra's own compose and run_job in a fork:  {best * 1e3:6.1f} ms")
-    print(f"ratio:                                      {ours / best:6.2f}")
+        for part in range(3):  # interleaved, so that what else the machine does falls on all alike
+            for prefetch, seconds in itertools.product(("config", "imports", "off"), (options.seconds, 0.0)):
+                folder = Path(scratch, f"{prefetch}-{seconds:g}-{part}")
+                folder.mkdir()
+                name = f"runs of {seconds:g} s, prefetch={prefetch}"
+                measured.setdefault(name, []).extend(gaps(folder, options.runs // 3 + 1, prefetch, seconds))
+            folder = Path(scratch, f"floor-{part}")
+            measured.setdefault("Hydra's own compose and run_job in a fork", []).extend(
+                floor(folder, options.runs // 3)
+            )
+    floors = statistics.median(measured["Hydra's own compose and run_job in a fork"])
+    print(f"slot gap of {options.runs} runs, median, and its ratio to Hydra's own:")
+    for name, values in measured.items():
+        middle = statistics.median(values)
+        print(f"{name:42} {middle * 1e3:6.1f} ms   {middle / floors:5.2f}")
 
 
 if __name__ == "__main__":

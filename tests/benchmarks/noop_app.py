@@ -1,8 +1,11 @@
-"""A run that does nothing, for benchmarks: what a launcher adds is all that is left."""
+"""A run that does nothing, for benchmarks: what a launcher adds is all that is left.
+
+With ``CLUSTERDUCK_BENCHMARK_TIMES`` it writes when its function begins into that named pipe, which it then holds open
+until its process is gone; with ``CLUSTERDUCK_BENCHMARK_SECONDS`` it sleeps so long.
+"""
 
 from __future__ import annotations
 
-import atexit
 import os
 import time
 
@@ -10,18 +13,13 @@ import hydra
 from omegaconf import DictConfig
 
 
-def tell(what: str) -> None:
-    path = os.environ.get("CLUSTERDUCK_BENCHMARK_TIMES")
-    if path:
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        os.write(fd, f"{what} {time.time():.6f}\n".encode())
-        os.close(fd)
-
-
 @hydra.main(version_base=None)
 def main(cfg: DictConfig) -> int:
-    tell("first")
-    atexit.register(tell, "last")
+    pipe = os.environ.get("CLUSTERDUCK_BENCHMARK_TIMES")
+    if pipe:
+        now = time.time()
+        os.write(os.open(pipe, os.O_WRONLY), f"{now:.6f}\n".encode())  # never closed: the end of the process does
+    time.sleep(float(os.environ.get("CLUSTERDUCK_BENCHMARK_SECONDS", "0")))
     return 0
 
 
