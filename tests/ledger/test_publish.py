@@ -83,7 +83,12 @@ def test_it_is_the_replica_in_an_ordinary_private_file(sweep: SweepBuilder) -> N
     reader.close()
     total = sum(path.stat().st_size for path in sweep.paths.journals())
     assert meta(sweep.ledger, "generation") == str(total)
-    assert {path.name for path in sweep.ledger.parent.iterdir()} == {".gitignore", "ledger.db", "ledger.db.id", "sweeps"}
+    assert {path.name for path in sweep.ledger.parent.iterdir()} == {
+        ".gitignore",
+        "ledger.db",
+        "ledger.db.id",
+        "sweeps",
+    }
     assert {path.name for path in replica.path.parent.iterdir()} == {"replica.db", "lock"}
 
 
@@ -97,6 +102,23 @@ def test_nothing_new_is_not_published_again(sweep: SweepBuilder) -> None:
         write_act(sweep, "cancel-1")
         replica.catch_up(look_at=[sweep.sweep])
         assert publish(replica, sweep.ledger)
+
+
+def test_what_is_replaced_is_kept_for_its_readers_until_the_next(sweep: SweepBuilder) -> None:
+    """On NFS, they get an I/O error once the file that they have open has no name any more."""
+    before = sweep.ledger.with_name(".ledger.db.before")
+    with Replica.open(sweep.ledger) as replica:
+        replica.catch_up()
+        assert publish(replica, sweep.ledger)
+        assert not before.exists()
+        for name in ("cancel-1", "cancel-2"):
+            inode = sweep.ledger.stat().st_ino
+            write_act(sweep, name)
+            replica.catch_up(look_at=[sweep.sweep])
+            assert publish(replica, sweep.ledger)
+            assert before.stat().st_ino == inode
+    names = {path.name for path in sweep.ledger.parent.iterdir() if path.name.startswith(".ledger.db")}
+    assert names == {before.name}
 
 
 def test_an_older_one_never_replaces_a_newer(sweep: SweepBuilder, hosts: list[Host]) -> None:
