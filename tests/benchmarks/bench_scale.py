@@ -53,9 +53,11 @@ class Watcher:
 
     Args:
         folder: the sweep was launched in.
+        agents: how many there will be.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, agents: int) -> None:
+        self._count = agents
         self._folder = str(folder)
         self._agents: dict[int, psutil.Process] = {}
         self._servers: dict[int, psutil.Process] = {}
@@ -66,7 +68,7 @@ class Watcher:
 
     def look(self) -> None:
         """Look once."""
-        if not self._agents:
+        if len(self._agents) < self._count:
             self._find()
         for pid, agent in self._agents.items():
             try:
@@ -142,7 +144,7 @@ def main() -> int:
         os.environ.pop("CLUSTERDUCK_LEDGER", None)
         launching.app(folder)
         (folder / ".clusterduck").mkdir(0o700)
-        watcher = Watcher(folder)
+        watcher = Watcher(folder, options.agents)
         began = time.time()
         command = [sys.executable, __file__, *sys.argv[1:], "--in", str(folder)]
         process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
