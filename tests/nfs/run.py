@@ -1,0 +1,107 @@
+"""Sweeps on a real network file system, with faults: an NFS server, a login node and two compute nodes under Slurm.
+
+By hand, as root, on Debian 12 (x86-64): ``python tests/nfs/run.py``. It installs the Debian packages user-mode-linux,
+debootstrap, e2fsprogs, openssh-client and iproute2 where they are missing, makes the machines' disk the first time (two
+minutes, 400 MB in ``--image``), and ends every machine with itself. For NFS 3 and 4.2 it then launches sweeps by the
+Slurm launcher whose agents, on two hosts, share the runs, while the dashboard's reader folds and publishes on a third
+and others read the published ledger: first with nothing amiss, then a client loses its power, is paused for a minute,
+the server restarts, and the export fills up. It prints a table, and ends with 1 if anything was not as promised.
+It is bounded: 25 minutes at most; on two free cores it takes about 12. The promises on time mean nothing where the load
+per core (the table has it) is well above 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from campaign import Campaign, Row
+from image import ImageError, build, install_what_is_missing, packages_for_inside
+from machines import Lab, LabError
+
+HERE = Path(__file__).resolve().parent
+
+#: The script ends after so long, whatever is still under way, in seconds.
+BOUND_S = 25 * 60.0
+
+#: Marks the process that has namespaces of its own.
+MARK = "DUCK_NFS_INSIDE"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--image", type=Path, default=Path("/var/tmp/duck-nfs"), help="where to keep the machines' disk"
+    )
+    parser.add_argument("--keep", action="store_true", help="keep what the machines wrote")
+    parser.add_argument("--nfs", action="append", choices=("3", "4.2"), help="only this version")
+    parser.add_argument("--only", choices=("plain", "power", "pause", "restart", "full"), help="only this sweep")
+    options = parser.parse_args()
+    if MARK not in os.environ:
+        return prepare(options.image)
+    folder = Path(os.environ[MARK])
+    rows: list[Row] = []
+    threading.Thread(target=give_up_later, args=(rows,), daemon=True).start()
+    trouble = ""
+    try:
+        with Lab(options.image, folder) as lab:
+            lab.put("srv", folder / "packages/site", "/export/site")
+            for version in options.nfs or ("3", "4.2"):
+                Campaign(lab, version, HERE, rows).run(options.only)
+    except LabError as error:
+        trouble = str(error)
+    show(rows)
+    complaints = [f"NFS {row.nfs}, {row.what}: {said}" for row in rows for said in row.complaints]
+    for said in filter(None, [*complaints, trouble]):
+        print(said)
+    if complaints or trouble or options.keep:
+        print(f"What the machines wrote is in {folder}")
+    else:
+        shutil.rmtree(folder)
+    return 1 if complaints or trouble else 0
+
+
+def prepare(image: Path) -> int:
+    """Do what needs the network, then go on in namespaces of our own, with which all that was started dies."""
+    folder = Path(tempfile.mkdtemp(prefix="duck-nfs-"))
+    try:
+        install_what_is_missing()
+        build(image)
+        packages_for_inside(HERE.parents[1], folder / "packages")
+    except ImageError as error:
+        shutil.rmtree(folder)
+        print(error)
+        return 1
+    os.environ[MARK] = str(folder)
+    alone = ("unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
+    os.execvp(alone[0], [*alone, sys.executable, __file__, *sys.argv[1:]])
+
+
+def give_up_later(rows: list[Row]) -> None:
+    time.sleep(BOUND_S)
+    show(rows)
+    print(f"not done after {BOUND_S / 60:.0f} minutes", flush=True)
+    os._exit(1)
+
+
+def show(rows: list[Row]) -> None:
+    """Print the table, as it stands in the README."""
+    print("\n| NFS | what happened | runs | attempts | behind | reads (again) | requests | took | load | as promised |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for row in rows:
+        requests = f"{max(row.requests):.1f} s" if row.requests else ""
+        verdict = "no" if row.complaints else "yes"
+        print(
+            f"| {row.nfs} | {row.what} | {row.runs} | {row.ends} | {row.lag_s:.1f} s | {row.again} | {requests}"
+            f" | {row.took_s:.0f} s | {row.load:.1f} | {verdict}{f'; {row.note}' if row.note else ''} |"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
