@@ -1,7 +1,13 @@
-"""How the views look at 80x24 and 200x50: all of each is there, and its colours can be read in light and dark."""
+"""How the views look at 80x24 and 200x50, in light and dark, to the letter and to the colour.
+
+The ledger and the clock stand still, so each view comes to look one way only, whenever it is looked at; that is waited
+for. ``RENEW_SNAPSHOTS=1 pytest tests/tui/test_snapshots.py`` writes down how they look now.
+"""
 
 from __future__ import annotations
 
+import os
+import string
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +20,8 @@ from textual.filter import Monochrome
 
 VIEWS = {"1": "overview", "2": "nodes", "3": "timeline", "4": "runs", "5": "run", "6": "activity"}
 
+
+SNAPSHOTS = Path(__file__).with_name("snapshots")
 
 #: What stands there once all of a view is there.
 SEEN = {"1": "Jobs of train-bb3fg", "2": "3 of 4", "3": "node7/3", "4": "T TIMEOUT", "5": "attempt 1", "6": "job 9000"}
@@ -60,12 +68,59 @@ async def look(it: Opened, key: str) -> None:
     await it.see(SEEN[key])
 
 
+def picture(it: Opened) -> str:
+    """The screen but for the footer, which is Textual's: letters, then a letter for each style, then those."""
+    names: dict[str, str] = {}
+    letters, styles = [], []
+    for strip in it.app.screen._compositor.render_strips()[:-1]:
+        cells = []
+        for segment in strip.apply_filter(it.app._filters[0], it.app.background_colors[0]):
+            style = segment.style
+            parts = [name for name in ("bold", "dim", "underline", "reverse") if style and getattr(style, name)]
+            if style is not None and style.color is not None and segment.text.strip():
+                parts.append(f"{style.color.get_truecolor().hex}")
+            if style is not None and style.bgcolor is not None:
+                parts.append(f"on {style.bgcolor.get_truecolor(foreground=False).hex}")
+            name = names.setdefault(" ".join(parts), string.ascii_letters[len(names)])
+            cells.append(name * segment.cell_length)
+        letters.append("".join(segment.text for segment in strip).rstrip())
+        styles.append("".join(cells))
+    legend = [f"{name} {style}" for style, name in names.items()]
+    return "\n".join([*letters, "", *styles, "", *legend, ""])
+
+
 @pytest.mark.usefixtures("_sweeps")
+@pytest.mark.parametrize("theme", ["dark", "light"])
 @pytest.mark.parametrize("size", [(80, 24), (200, 50)])
-async def test_every_view_is_there(opened: Open, size: tuple[int, int]) -> None:
+async def test_every_view_looks_as_it_did(opened: Open, size: tuple[int, int], theme: str) -> None:
     async with opened(size=size) as it:
-        for key in VIEWS:
+        it.app.theme = f"textual-{theme}"
+        for key, view in VIEWS.items():
             await look(it, key)
+            file = SNAPSHOTS / f"{view}-{size[0]}x{size[1]}-{theme}.txt"
+            if "RENEW_SNAPSHOTS" in os.environ:
+                await renew(it, file)
+            await become(it, file.read_text(encoding="utf-8"))
+
+
+async def become(it: Opened, wanted: str) -> None:
+    """Wait until the view looks like this; tell the difference if it never does."""
+    try:
+        await it.fact(lambda: picture(it) == wanted)
+    except AssertionError:
+        assert picture(it) == wanted
+        raise
+
+
+async def renew(it: Opened, file: Path) -> None:
+    """Write down what is seen once it has not changed for a second."""
+    seen, same = "", 0
+    while same < 40:
+        await it.pilot.pause(0.025)
+        before, seen = seen, picture(it)
+        same = same + 1 if seen == before else 0
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(seen, encoding="utf-8")
 
 
 @pytest.mark.usefixtures("_sweeps")
