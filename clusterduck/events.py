@@ -297,6 +297,7 @@ class AgentEnded(Event):
     exit_code: int
     timed_out: bool = False  # the job's time limit ended it
     state: str | None = None  # how the job had to end, if it was told to before its work was done
+    drained: bool = False  # somebody asked the job to claim nothing more
 
 
 _TYPES: dict[str, type[Event]] = {}

@@ -139,7 +139,9 @@ def _run_agent(settings: AgentSettings, environ: dict[str, str]) -> int:
         nonlocal exit_code
         exit_code = 1 if result_lost else exit_code
         state = None if end.state is None else end.state.value
-        return AgentEnded(reason=end.reason, exit_code=exit_code, timed_out=end.timed_out, state=state)
+        return AgentEnded(
+            reason=end.reason, exit_code=exit_code, timed_out=end.timed_out, state=state, drained=end.drained
+        )
 
     lost = writer.close(HURRIED_PATIENCE_S if end.hurried else CLOSING_PATIENCE_S, last_words)
     if lost:
@@ -174,6 +176,7 @@ class _End:
     succeeded: bool
     state: State | None = None  # how the job had to end, if it was told to
     timed_out: bool = False
+    drained: bool = False  # somebody asked it to claim nothing more
     hurried: bool = False  # the job was told to end
 
 
@@ -251,7 +254,14 @@ def _work(
     if supervisor.told_to_end is not None:
         state, why = supervisor.told_to_end
         reason = supervisor.fatal or f"{why}; {reason}"
-    return _End(reason, succeeded, state=state, timed_out=supervisor.timed_out, hurried=supervisor.hurried)
+    return _End(
+        reason,
+        succeeded,
+        state=state,
+        timed_out=supervisor.timed_out,
+        drained=supervisor.drained,
+        hurried=supervisor.hurried,
+    )
 
 
 def _on_runs(lines: list[bytes]) -> str:

@@ -52,10 +52,11 @@ def send_back(
     so_far = sum(
         any(end.timed_out for end in _ended(sweep, settings.batch, restart)) for restart in range(agent.restart + 1)
     )
-    if so_far > settings.max_num_timeout:
+    drained = any(end.drained for end in ends)
+    if drained or so_far > settings.max_num_timeout:
         if settings.max_num_timeout:
-            most = f"max_num_timeout={settings.max_num_timeout}"
-            say(f"the job is not started again: it has timed out {so_far} times, {most}")
+            often = f"it has timed out {so_far} times, max_num_timeout={settings.max_num_timeout}"
+            say(f"the job is not started again: {'it was drained' if drained else often}")
         return None
     if not _is_first(sweep.batch(settings.batch) / f"sent-back-{agent.restart}", agent):
         return None

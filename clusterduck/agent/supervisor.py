@@ -122,6 +122,7 @@ class Supervisor:
         self.fatal: str | None = None  # why the agent could not do its work, if so
         self.told_to_end: tuple[State, str] | None = None  # how and why the job had to end before its work was done
         self.timed_out = False  # whether the job's time limit kept it from doing all
+        self.drained = False  # whether somebody asked to claim nothing more
         self.result_lost = False  # whether the result of a run could be kept nowhere
 
     @property
@@ -247,6 +248,7 @@ class Supervisor:
             wanted = frozenset(request.attempts)
             self._decide(decisions.CancelAsked(wanted, f"cancelled by {request.by}", request.grace_s))
         elif request.kind == "drain":
+            self.drained = True
             self._decide(decisions.Drained())
             self._beat()  # so that nobody counts on its empty slots
         else:

@@ -353,6 +353,7 @@ def test_a_drained_agent_finishes_what_runs_and_takes_no_more(bench: Bench) -> N
     assert bench.ended(0).state == "COMPLETED"
     assert not (bench.folder / "done-1").exists()
     assert {path.name for path in bench.sweep.claims.iterdir()} == {"0.1"}
+    assert bench.events(AgentEnded)[0].drained, "else its time limit would have the job started again"
 
 
 def test_slurms_warning_reaches_the_runs_that_handle_it_and_nothing_more_is_started(bench: Bench) -> None:

@@ -76,7 +76,13 @@ def test_one_whose_job_has_to_end_does_not_wait_for_a_dead_one(job: Job) -> None
 
 
 @pytest.mark.parametrize(
-    "how", [{}, {"timed_out": True, "state": "CANCELLED"}, {"timed_out": True, "state": "PREEMPTED"}]
+    "how",
+    [
+        {},
+        {"timed_out": True, "state": "CANCELLED"},
+        {"timed_out": True, "state": "PREEMPTED"},
+        {"timed_out": True, "drained": True},
+    ],
 )
 def test_a_job_that_is_done_or_not_wanted_or_left_to_slurm_is_not_sent_back(job: Job, how: dict[str, Any]) -> None:
     job.ends(0, timed_out=bool(how))
