@@ -106,26 +106,12 @@ def _replace(replica: Replica, ledger: Path, token: str, anew: bool) -> bool:
         newest = _published(ledger)
         if newest != known and not _is_newer(mine, newest, LedgerPaths(ledger), anew):
             return False  # somebody took us for dead, and was faster
-        _keep_for_readers(ledger, token)
         os.rename(beside, ledger)
         _sync_folder(ledger.parent)
     finally:
         snapshot.unlink(missing_ok=True)
         beside.unlink(missing_ok=True)
     return True
-
-
-def _keep_for_readers(ledger: Path, token: str) -> None:
-    """Give the file that is about to be replaced another name until the next one is: on NFS, whoever is reading it on
-    another host when its last name goes gets an I/O error."""
-    aside = ledger.with_name(f".{ledger.name}.{token}.before")
-    try:
-        os.link(ledger, aside, follow_symlinks=False)
-        os.rename(aside, ledger.with_name(f".{ledger.name}.before"))
-    except OSError:
-        return  # there was no ledger yet, or the file system has no links: readers try again, as they must anyway
-    finally:
-        aside.unlink(missing_ok=True)  # it is still there if both names were one file
 
 
 def _is_news(replica: Replica, known: _Known, anew: bool) -> bool:

@@ -57,7 +57,7 @@ def test_the_ledger_stays_whole_and_is_published_once_it_can_be(
     faults.mend()
     assert (publish().returncode, sound_tables(sweep.ledger)) == (0, now)
     left = {path.name for path in sweep.ledger.parent.iterdir()}
-    assert left == {".gitignore", ".ledger.db.before", "ledger.db", "ledger.db.id", "sweeps"}
+    assert left == {".gitignore", "ledger.db", "ledger.db.id", "sweeps"}
 
 
 def sound_tables(ledger: Path) -> dict[str, list[tuple[object, ...]]]:

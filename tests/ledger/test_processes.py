@@ -137,4 +137,4 @@ def test_racing_publishers_of_several_hosts(tmp_path: Path) -> None:
         assert tables(reader) == folded_afresh(sweep.ledger)
     reader.close()
     left = {path.name for path in sweep.ledger.parent.iterdir()}
-    assert left == {".gitignore", ".ledger.db.before", "ledger.db", "ledger.db.id", "sweeps"}
+    assert left == {".gitignore", "ledger.db", "ledger.db.id", "sweeps"}

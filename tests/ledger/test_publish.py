@@ -104,23 +104,6 @@ def test_nothing_new_is_not_published_again(sweep: SweepBuilder) -> None:
         assert publish(replica, sweep.ledger)
 
 
-def test_what_is_replaced_is_kept_for_its_readers_until_the_next(sweep: SweepBuilder) -> None:
-    """On NFS, they get an I/O error once the file that they have open has no name any more."""
-    before = sweep.ledger.with_name(".ledger.db.before")
-    with Replica.open(sweep.ledger) as replica:
-        replica.catch_up()
-        assert publish(replica, sweep.ledger)
-        assert not before.exists()
-        for name in ("cancel-1", "cancel-2"):
-            inode = sweep.ledger.stat().st_ino
-            write_act(sweep, name)
-            replica.catch_up(look_at=[sweep.sweep])
-            assert publish(replica, sweep.ledger)
-            assert before.stat().st_ino == inode
-    names = {path.name for path in sweep.ledger.parent.iterdir() if path.name.startswith(".ledger.db")}
-    assert names == {before.name}
-
-
 def test_an_older_one_never_replaces_a_newer(sweep: SweepBuilder, hosts: list[Host]) -> None:
     with hosts[0].open(sweep.ledger) as old, hosts[1].open(sweep.ledger) as new:
         old.catch_up()
