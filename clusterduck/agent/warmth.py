@@ -1,8 +1,7 @@
-"""What the fork server does once, so that no run has to: it composes one run's configuration, and imports what the user
-names.
+"""What the fork server does once, so that no run has to: it composes one run's configuration.
 
-The first composing fills caches (of Hydra's and OmegaConf's parsers, of the frozen sources) and imports what Hydra
-imports late; every forked run starts with all of it.
+That fills caches (of Hydra's and OmegaConf's parsers, of the frozen sources) and imports what Hydra imports late; every
+forked run starts with all of it.
 """
 
 from __future__ import annotations
@@ -10,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 from typing import Any
+
+from omegaconf import OmegaConf
 
 from clusterduck.launch import freeze, plain
 from clusterduck.launch.payload import Payload
@@ -37,4 +38,4 @@ def warm_up(payload: Payload) -> None:
         side.activate()
         loader: Any = side.hydra_context.config_loader
         if all(freeze.is_in_memory(source) for source in loader.get_sources()):
-            loader.load_sweep_config(side.config, payload.overrides[0])
+            OmegaConf.to_yaml(loader.load_sweep_config(side.config, payload.overrides[0]))  # as run_job does
