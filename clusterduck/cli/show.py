@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from clusterduck.cli import runs
@@ -10,9 +12,9 @@ from clusterduck.cli.exit_codes import ExitCode
 from clusterduck.cli.looking import opened
 from clusterduck.cli.output import Output
 from clusterduck.ledger import queries
-from clusterduck.ledger.queries import AttemptInfo, Run
+from clusterduck.ledger.queries import Act, AttemptInfo, Run
 from clusterduck.model import State
-from clusterduck.wording import attempt_facts, json_value, short, visible_lines
+from clusterduck.wording import attempt_facts, json_value, short, visible, visible_lines
 
 
 def execute(options: argparse.Namespace) -> ExitCode:
@@ -22,14 +24,28 @@ def execute(options: argparse.Namespace) -> ExitCode:
         (run,) = runs.with_reasons(view, [queries.run(view.connection, sweep, number)])
         view.narrate_missing([sweep])
         attempts = queries.attempts(view.connection, sweep, number)
+        added = _added_overrides(queries.acts(view.connection, sweep), number)
         output = Output()
         if options.json:
-            output.json([{**runs.row(run), "attempts": [_row(attempt) for attempt in attempts]}])
+            rows = [{**_row(attempt), "added_overrides": added.get(attempt.number, [])} for attempt in attempts]
+            output.json([{**runs.row(run), "attempts": rows}])
         else:
             _print_run(output, run)
             for attempt in reversed(attempts):
-                _print_attempt(output, attempt)
+                _print_attempt(output, attempt, added.get(attempt.number, []))
     return ExitCode.OK
+
+
+def _added_overrides(acts: Sequence[Act], run: int) -> dict[int, list[str]]:
+    """What requeues added to the run's overrides, by attempt: all that the earlier ones added holds for it, too."""
+    added: dict[int, list[str]] = {}
+    for act in acts:
+        detail = json.loads(act.detail or "{}") if act.kind == "requeue" else {}
+        for its, attempt in detail.get("attempts", ()):
+            if its == run:
+                added[attempt] = detail["overrides"]
+    so_far: list[str] = []
+    return {attempt: (so_far := [*so_far, *added[attempt]]) for attempt in sorted(added)}
 
 
 def _row(attempt: AttemptInfo) -> dict[str, Any]:
@@ -76,10 +92,11 @@ def _print_run(output: Output, run: Run) -> None:
     _field(output, "waits for", f"batch {run.batch}" if waits and run.batch is not None else None)
 
 
-def _print_attempt(output: Output, attempt: AttemptInfo) -> None:
+def _print_attempt(output: Output, attempt: AttemptInfo, added: Sequence[str]) -> None:
     output.line()
     output.lines([f"attempt {attempt.number}  {output.state(attempt.state)}"])
     _field(output, "reason", attempt.reason)
+    _field(output, "added", visible(" ".join(added)))
     for name, value in attempt_facts(attempt):
         _field(output, name, value)
     if attempt.traceback:

@@ -131,6 +131,9 @@ def test_failed_runs_are_sent_again_with_the_code_of_today(project: Project) -> 
     project.run("wait", "@last")
     assert project.began(1) == ["4 7"], "overrides of earlier requeues stay"
     assert len(project.began(1, "1.attempt-3")) == 3
+    (run,) = project.json("show", "@last/1")
+    assert [attempt["added_overrides"] for attempt in run["attempts"]] == [[], [], ["+y=7"], ["+y=7"]]
+    assert project.run("show", "@last/1")[0].count("added      +y=7\n") == 2
 
 
 def test_a_live_agent_with_room_takes_what_is_sent_again_and_new_jobs_the_rest(project: Project) -> None:
@@ -218,6 +221,8 @@ def test_a_drained_job_is_not_counted_on(project: Project) -> None:
     project.run("drain", batch["job_id"])
     nowhere = "1 failed run: 1 in a new job\n"
     wait_until(lambda: project.run("requeue", "--failed", "--dry-run")[0] == nowhere, "its empty slot does not count")
+    assert "takes nothing more" in project.run("nodes", "@last")[0]
+    assert project.json("nodes", "@last")[0]["draining"]
     (project.folder / "go").touch()
 
 
