@@ -51,6 +51,8 @@ def put_there(sample: Path, project: Path) -> SweepPaths:
     sweep = SweepPaths.of(project / "out", journals.name)
     sweep.create()
     shutil.copytree(journals, sweep.root, dirs_exist_ok=True)
+    for folder in (sweep.root, *sweep.root.rglob("*/")):
+        folder.chmod(0o700)  # whatever the umask of the checkout
     (ledger.sweeps / journals.name).write_text(f"{sweep.root}\n")
     return sweep
 
