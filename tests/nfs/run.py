@@ -6,8 +6,8 @@ minutes, 400 MB in ``--image``), and ends every machine with itself. For NFS 3 a
 Slurm launcher whose agents, on two hosts, share the runs, while the dashboard's reader folds and publishes on a third
 and others read the published ledger: first with nothing amiss, then a client loses its power, is paused for a minute,
 the server restarts, and the export fills up. It prints a table, and ends with 1 if anything was not as promised.
-It is bounded: 25 minutes at most; on two busy cores it took 17. The promises on time mean nothing where the load per core
-(the table has it) is far above 1.
+It is bounded: 25 minutes at most; on two busy cores it took 17. The promises on time mean nothing where the load
+per core (the table has it) is far above 1.
 """
 
 from __future__ import annotations
