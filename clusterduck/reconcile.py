@@ -143,6 +143,8 @@ def close_dead_batches(ledger: Path, replica: Replica, outlook: Outlook | None =
     closed: list[str] = []
     roots: dict[str, str] = {}
     for batch in live_batches(replica.connection):
+        if not Path(batch.root).is_dir():
+            continue  # it was moved or deleted, and nothing can be put on record there
         if batch.key not in outlook.over or not _is_sure(batch, outlook.jobs[batch.key]):
             continue
         roots[batch.sweep] = batch.root
@@ -153,11 +155,17 @@ def close_dead_batches(ledger: Path, replica: Replica, outlook: Outlook | None =
         events = _reported_ends(replica.connection, batch)
         found.setdefault(batch.sweep, []).extend([*events, BatchClosed(batch=batch.batch, state=state, reason=reason)])
         closed.append(f"{batch.sweep} {batch.batch}")
+    trouble: OSError | None = None
     for sweep, events in found.items():
-        _write_act(SweepPaths(Path(roots[sweep])), sweep, events)
+        try:
+            _write_act(SweepPaths(Path(roots[sweep])), sweep, events)
+        except OSError as error:
+            trouble = error  # the other sweeps are not to wait for this one
     if found:
         replica.catch_up()
     lost.put_back(ledger, replica, outlook.jobs)
+    if trouble is not None:
+        raise trouble
     return closed
 
 

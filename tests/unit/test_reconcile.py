@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import pickle
+import shutil
 import socket
 import subprocess
 import sys
@@ -134,6 +135,15 @@ def test_the_reason_says_with_which_exit_code_a_job_failed(
     close_dead_batches(sweep.ledger, replica)
     said = "FAILED, NonZeroExitCode, exit code 137, killed by SIGKILL"
     assert batch(replica) == ("FAILED", f"Slurm says of job 9000: {said}. Its agent did not say how it ended.")
+
+
+def test_a_sweep_whose_folder_is_gone_is_passed_over(sweep: SweepBuilder, replica: Replica, slurm: Slurm) -> None:
+    slurm(row(sweep, "NODE_FAIL"))
+    close_dead_batches(sweep.ledger, replica)
+    age(sweep, 6)
+    shutil.rmtree(sweep.paths.root)
+    assert close_dead_batches(sweep.ledger, replica) == []
+    assert states(replica) == ["RUNNING"] * 4 + ["PENDING"] * 4, "what was last heard of it"
 
 
 def test_a_job_that_lives_again_at_the_second_look_is_not_over(
