@@ -12,25 +12,22 @@ import contextlib
 import copy
 import functools
 import json
-import math
 import os
 import signal
 import socket
 import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
-import cloudpickle
 import hydra.core.utils
 import hydra.types
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from clusterduck import sharing
 from clusterduck.agent.code import todays_function
+from clusterduck.agent.outcome import MESSAGE_CHARS, Outcome
 from clusterduck.agent.preload import preload
 from clusterduck.agent.standby import Gate, Held, before_folder
 from clusterduck.agent.warmth import plain_of, warm_up
@@ -38,19 +35,8 @@ from clusterduck.errors import ClusterduckError, RunFailedError
 from clusterduck.launch import freeze
 from clusterduck.launch.payload import Payload, UserSide
 from clusterduck.launch.plain import PlainSide
-from clusterduck.model import Attempt, ReturnValueLost, Slot, State
+from clusterduck.model import Attempt, Slot, State
 from clusterduck.paths import SweepPaths
-from clusterduck.result import with_lost_result, write_or_keep
-
-#: The longest traceback, message and return value (as JSON) that go into the journal, in characters. The result file
-# has all.
-TRACEBACK_CHARS, MESSAGE_CHARS, RETURN_VALUE_CHARS = 32_000, 2_000, 16_000
-
-#: For how long a result that the file system refuses is tried again, in seconds, before it is left to the agent.
-RESULT_PATIENCE_S = 2.0
-
-#: For how long the file system may take nothing of a result, in seconds, before that is left to the agent too.
-RESULT_STALL_S = 10.0
 
 _payloads: dict[int, Payload] = {}
 _plain: dict[int, PlainSide] = {}
@@ -119,9 +105,11 @@ class _Run:
                 status=hydra.core.utils.JobStatus.FAILED,
                 _return_value=_plain_exception(error),
             )
-        report = self._report_on(answer)
-        self._keep_result(answer, report)
-        self._tell(report)
+        outcome = Outcome(answer, self._attempt, self._say)
+        outcome.keep(self._sweep.result(self._attempt), Path(self._order["scratch"]))
+        self._tell(outcome.report)
+        if outcome.report["state"] != State.COMPLETED.value:
+            self._exit_code = self._exit_code or 1
         return self._exit_code
 
     # --- before the user's code
@@ -338,77 +326,7 @@ class _Run:
         if overruled:
             self._say(f"hydra.job.env_set wins over what clusterduck had set for {', '.join(overruled)}")
 
-    # --- after it
-
-    def _report_on(self, answer: hydra.core.utils.JobReturn) -> dict[str, Any]:
-        report: dict[str, Any] = {"state": State.COMPLETED.value, "reason": ""}
-        if answer.status is hydra.core.utils.JobStatus.COMPLETED:
-            report["return_value"] = as_json(answer._return_value)
-            return report
-        error = answer._return_value
-        own = isinstance(error, RunFailedError) and error.__cause__ is not None
-        cause = error.__cause__ if own and error.__cause__ is not None else error  # what the user's code raised
-        lines = "".join(traceback.format_exception(type(cause), cause, _users_frames(cause.__traceback__)))
-        with contextlib.suppress(OSError):  # the disk that the log is on may be full
-            print(lines, file=sys.stderr, end="")  # noqa: T201 - the run's own log
-        message = _text_of(error)
-        first_line = message.strip().partition("\n")[0][:300]
-        self._exit_code = self._exit_code or 1
-        report |= {
-            "state": State.FAILED.value,
-            "reason": first_line if own else f"{type(error).__name__}: {first_line}".rstrip(": "),
-            "exception_type": _qualified_name(type(cause)),
-            "exception_message": message[:MESSAGE_CHARS],
-            "traceback": lines if len(lines) <= TRACEBACK_CHARS else "…" + lines[-TRACEBACK_CHARS:],
-        }
-        return report
-
-    def _keep_result(self, answer: hydra.core.utils.JobReturn, report: dict[str, Any]) -> None:
-        """Write the result file: all of it, or as much as can be pickled."""
-        if isinstance(answer._return_value, BaseException):
-            answer._return_value = _carried_over(answer._return_value, self._attempt.run)
-        failure = ""
-        for leave_out in (None, self._leave_out_value, self._leave_out_configuration):
-            if leave_out is not None:
-                leave_out(answer, report, failure)
-            try:
-                self._write_result(answer, report)
-            except OSError as error:
-                report["reason"] = with_lost_result(report["reason"], error)
-                report["result_lost"] = True
-                self._say(report["reason"])
-                return
-            except Exception as error:
-                failure = f"{type(error).__name__}: {_text_of(error)}"
-                continue
-            return
-
-    def _write_result(self, answer: hydra.core.utils.JobReturn, report: dict[str, Any]) -> None:
-        """Write the result; where the file system goes on refusing or hangs, onto the node's own disk, for the agent to
-        put in place."""
-        target = self._sweep.result(self._attempt)
-        kept = Path(self._order["scratch"]) / target.name
-        dump = functools.partial(_dump, answer)
-        why = write_or_keep(target, kept, dump, report, refused_s=RESULT_PATIENCE_S, stalled_s=RESULT_STALL_S)
-        if why is not None:  # the agent says so: this run's own log may hang just as well
-            report |= {"result_kept": str(kept), "kept_because": why}
-        report["result"] = str(target)
-
-    def _leave_out_value(self, answer: hydra.core.utils.JobReturn, report: dict[str, Any], failure: str) -> None:
-        value = answer._return_value
-        name = _qualified_name(type(value))
-        if isinstance(value, BaseException):
-            answer._return_value = RunFailedError(report["reason"], self._attempt.run)
-        else:
-            answer._return_value = ReturnValueLost(name, failure)
-            report["reason"] = f"its return value, a {name}, could not be pickled: {failure}"[:MESSAGE_CHARS]
-            self._say(report["reason"])
-
-    def _leave_out_configuration(
-        self, answer: hydra.core.utils.JobReturn, report: dict[str, Any], failure: str
-    ) -> None:
-        answer.cfg = answer.hydra_cfg = None
-        self._say(f"the configuration is left out of the result, it could not be pickled: {failure}")
+    # --- words
 
     def _tell(self, message: Mapping[str, Any]) -> None:
         data = json.dumps({"attempt": str(self._attempt), **message}).encode("ascii")
@@ -433,61 +351,9 @@ class _LaterCallbacks:
         return getattr(self._find(), name)
 
 
-def as_json(value: Any) -> str | None:
-    """The value as JSON text, if it is JSON (a NumPy scalar or zero-dimensional array counts as its number) and not too
-    long.
-
-    ``nan`` and the infinities, which JSON does not have, become the strings "nan", "inf" and "-inf".
-    """
-    item = getattr(value, "item", None)
-    if callable(item) and getattr(value, "shape", None) == ():
-        value = item()
-    if OmegaConf.is_config(value):
-        value = OmegaConf.to_container(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        value = str(value)
-    try:
-        text = json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        return None
-    return text if len(text) <= RETURN_VALUE_CHARS else None
-
-
-def _dump(answer: hydra.core.utils.JobReturn, file: IO[bytes]) -> None:
-    cloudpickle.dump(answer, file)
-
-
 def _plain_exception(error: BaseException) -> Exception:
     if isinstance(error, Exception):
         return error
     wrapped = RunFailedError(f"ended by {type(error).__name__}: {error}")
     wrapped.__cause__ = error
     return wrapped
-
-
-def _carried_over(error: BaseException, run: int) -> BaseException:
-    """The exception itself if it survives pickling, else one that says what it said."""
-    try:
-        cloudpickle.loads(cloudpickle.dumps(error))
-    except Exception:
-        return RunFailedError(f"{_qualified_name(type(error))}: {_text_of(error)}", run)
-    return error
-
-
-def _text_of(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception as second:
-        return f"(its message cannot be shown: {type(second).__name__})"
-
-
-def _users_frames(frames: TracebackType | None) -> TracebackType | None:
-    """The traceback from the user's own first frame on, if there is one: Hydra's and ours above it say nothing."""
-    users = frames
-    while users is not None and users.tb_frame.f_code.co_filename in (hydra.core.utils.__file__, __file__):
-        users = users.tb_next
-    return users or frames
-
-
-def _qualified_name(cls: type) -> str:
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
