@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
+import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 
 STRANGER = 54321
+
+
+def import_all() -> None:
+    """Import all of clusterduck, and what it imports only when a replica is made: a stranger may not see where it
+    lies."""
+    importlib.import_module("sqlite_utils")
+    for package in ("clusterduck", "clusterduck_tui"):
+        for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
+            importlib.import_module(module.name)
 
 
 def as_stranger(action: Callable[[], object], groups: Sequence[int] = ()) -> str:
     """Do something as another user; returns "done", or the name of the error that it met.
 
     Args:
-        action: what; it may import only what is imported already, for a stranger may not see where it lies.
+        action: what; it may import only what is imported already, see :func:`import_all`.
         groups: those that the stranger is in.
     """
     reader, writer = os.pipe()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import grp
+import inspect
 import io
 import json
 import os
@@ -17,8 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import sqlite_utils  # noqa: F401 - for a stranger, as below
-from strangers import STRANGER, as_stranger, umask
+from strangers import STRANGER, as_stranger, import_all, umask
 
 from clusterduck.cli.main import main
 from clusterduck.errors import ConfigError
@@ -41,6 +41,11 @@ def main(config):
 if __name__ == "__main__":
     main()
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def all_imported() -> None:
+    import_all()
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +74,7 @@ def there(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(project)
     monkeypatch.setattr("tempfile.tempdir", str(project.parent / "tmp"))
     with contextlib.redirect_stdout(io.StringIO()):
-        main(["runs", "--json"])  # so that all is imported: a stranger may not see where modules lie
+        main(["runs", "--json"])  # it imports what others import only when they need it
     return project
 
 
@@ -132,8 +137,12 @@ def test_a_member_can_do_nothing(there: Path, arguments: list[str]) -> None:
 def test_a_member_s_dashboard_only_reads(there: Path) -> None:
     told = there.parent / "tmp" / "dashboard"
 
+    class Shown(Dashboard):
+        CSS_PATH = None  # a stranger may not see where it lies
+        CSS = Path(inspect.getfile(Dashboard)).with_name(str(Dashboard.CSS_PATH)).read_text()
+
     async def seen() -> str:
-        app = Dashboard()
+        app = Shown()
         async with app.run_test(size=(120, 40)) as pilot:
             while not app.known.sweeps:
                 await pilot.pause(0.02)
