@@ -26,7 +26,7 @@ class Action:
     shown_key: str
     title: str
     about: str
-    command: str = ""
+    command: str
     in_footer: bool = False
     changes: bool = False
 
@@ -62,7 +62,7 @@ ACTIONS: Sequence[Action] = (
         in_footer=True,
         changes=True,
     ),
-    Action("copy_name", "y", "y", "Copy name", "copy the run's (or sweep's) name to the clipboard"),
-    Action("copy_folder", "Y", "Y", "Copy folder", "copy its folder to the clipboard"),
-    Action("look_now", "ctrl+r", "Ctrl-r", "Look now", "read what is new at once"),
+    Action("copy_name", "y", "y", "Copy name", "copy the run's (or sweep's) name to the clipboard", "clusterduck runs"),
+    Action("copy_folder", "Y", "Y", "Copy folder", "copy its folder to the clipboard", "clusterduck show"),
+    Action("look_now", "ctrl+r", "Ctrl-r", "Look now", "read what is new at once", "clusterduck status"),
 )

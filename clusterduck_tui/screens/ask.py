@@ -38,6 +38,12 @@ _ABOUT = {
 PAUSE_S = 0.4
 
 
+class Box(Checkbox):
+    """A box that is empty until it is ticked; Textual's has a cross in another colour."""
+
+    BUTTON_INNER = " "
+
+
 class Confirm(ModalScreen[bool]):
     """Yes or no. ``y`` and Enter say yes, ``n`` and Esc no."""
 
@@ -116,8 +122,8 @@ class AskRequeue(ModalScreen[bool]):
             with Horizontal(classes="field"):
                 yield Label("overrides to add (key=value ...)", markup=False)
                 yield Input(id="overrides", placeholder="+lr=1e-4", compact=True)
-            yield Checkbox(_CODE[False], id="as-submitted", compact=True)
-            yield Checkbox(_FOLDER[False], id="fresh", compact=True)
+            yield Box(_CODE[False], id="as-submitted", compact=True)
+            yield Box(_FOLDER[False], id="fresh", compact=True)
             with Horizontal(classes="buttons"):
                 yield Button("Requeue", id="yes", variant="warning", compact=True)
                 yield Button("No", id="no", compact=True)
@@ -177,6 +183,7 @@ class AskRequeue(ModalScreen[bool]):
 
     @on(Checkbox.Changed)
     def _ticked(self, event: Checkbox.Changed) -> None:
+        event.checkbox.BUTTON_INNER = "X" if event.value else " "
         event.checkbox.label = (_CODE if event.checkbox.id == "as-submitted" else _FOLDER)[event.value]
 
     @on(Input.Submitted)

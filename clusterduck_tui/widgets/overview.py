@@ -39,8 +39,9 @@ class Overview(View):
     title = "Overview"
     about = (
         "Your sweeps, the newest first. The bar shows the runs by state (letters below). 'left' is what the sweep "
-        "will still take at its present speed, '!' counts failures since you last looked at its runs. Below: the jobs "
-        "of the sweep under the cursor as Slurm sees them. The same on the command line: clusterduck status SWEEP."
+        "will still take at its present speed ('-' where nobody knows), '!' counts failures since you last looked at "
+        "its runs. Below: the jobs of the sweep under the cursor as Slurm sees them. The same on the command line: "
+        "clusterduck status SWEEP."
     )
     keys = (("Enter", "the runs of this sweep"), ("b", "to the jobs below, and back"))
 
@@ -84,7 +85,7 @@ class Overview(View):
     def job_meant(self) -> tuple[str, str] | None:
         """The job under the cursor, while the list of jobs has the keys."""
         table = self.part("jobs", ListTable)
-        if self.screen.focused is not table:
+        if not table.has_focus:
             return None
         ids = {batch.id: batch for batch in self.known.batches_of(self.known.chosen)}
         batch = ids.get(str(table.chosen))
@@ -145,10 +146,15 @@ def _sweep_row(known: Known, sweep: Sweep, bar: int, is_wide: bool) -> list[Text
         Text(f"{done}/{sweep.runs}"),
         Text(str(running or "")),
         Text(f"{pace.per_hour:.0f}" if pace is not None and pace.per_hour else ""),
-        Text(_whole(pace.left_s) if pace is not None else ""),
+        Text(_to_go(pace.left_s if pace is not None else None) if done < sweep.runs else ""),
         Text(f"+{new}", ALERT) if new else Text(str(failures(sweep) or ""), DIM),
     ]
     return [*row, Text(local_time(sweep.created_at))] if is_wide else row
+
+
+def _to_go(seconds: float | None) -> str:
+    """How long a sweep that is not done will take; what would be no time at all is not known."""
+    return "-" if seconds is None or seconds < 0.5 else _whole(seconds)
 
 
 def _whole(seconds: float | None) -> str:

@@ -170,8 +170,9 @@ async def test_the_form_says_what_its_changes_mean_and_starts_afresh(
         await it.see("nonsense is no option")
         form.query_one("#others", Input).value = ""
         await it.see("1 failed run: 1 in a new job.")
+        await it.see("▐ ▌ goes on in the run's folder")
         form.query_one("#fresh", Checkbox).value = True
-        await it.see("moves the run's folder aside and starts afresh")
+        await it.see("▐X▌ moves the run's folder aside and starts afresh")
         await it.press("ctrl+s")
         await it.see("1 run in job")
         await it.fact(lambda: it.app.known.sweep is not None and it.app.known.sweep.counts["COMPLETED"] == 2)
