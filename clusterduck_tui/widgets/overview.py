@@ -85,7 +85,7 @@ class Overview(View):
     def job_meant(self) -> tuple[str, str] | None:
         """The job under the cursor, while the list of jobs has the keys."""
         table = self.part("jobs", ListTable)
-        if not table.has_focus:
+        if not self.is_attached or self.screen.focused is not table:  # quitting takes views away under a tick
             return None
         ids = {batch.id: batch for batch in self.known.batches_of(self.known.chosen)}
         batch = ids.get(str(table.chosen))

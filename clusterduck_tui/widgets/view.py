@@ -60,7 +60,8 @@ class View(Vertical):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """While something is typed, a slash is a letter."""
-        return not (action in ("filter", "search") and isinstance(self.screen.focused, Input))
+        is_key = action in ("filter", "search") and self.is_attached
+        return not (is_key and isinstance(self.screen.focused, Input))
 
     class InterestChanged(Message):
         """The view in front wants to know something else now."""
