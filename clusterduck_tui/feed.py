@@ -321,7 +321,7 @@ class JobsWatch(threading.Thread):
         self._post = post
         self._find = find
         self._read_only = read_only
-        self._stop = threading.Event()
+        self._stopped = threading.Event()
         self._unpaused = threading.Event()
         self._unpaused.set()
         self._publish_at = time.monotonic() + PUBLISH_INTERVAL_S
@@ -338,17 +338,17 @@ class JobsWatch(threading.Thread):
 
     def stop(self) -> None:
         """Stop before the next look; a command of Slurm's that runs just now is not waited for."""
-        self._stop.set()
+        self._stopped.set()
         self._unpaused.set()
 
     def run(self) -> None:
         """Look until stopped. What goes wrong is told, and tried again by the next look."""
-        while not self._stop.is_set():
+        while not self._stopped.is_set():
             try:
                 self._attend()
             except Exception as error:  # whatever it is: a notice, and another look
                 self._post(JobsRead({}, _sentence(error)))
-            self._stop.wait(JOBS_INTERVAL_S)
+            self._stopped.wait(JOBS_INTERVAL_S)
 
     def _attend(self) -> None:
         """Look after one ledger for as long as it is there; its replica stays open, because opening it checks it."""
@@ -357,23 +357,23 @@ class JobsWatch(threading.Thread):
             return
         self._waiting, self._neglect_at = None, 0.0
         with Replica.open(ledger) as replica:
-            while not self._stop.is_set():
+            while not self._stopped.is_set():
                 interval = JOBS_INTERVAL_S if self._look(ledger, replica) else NO_JOBS_INTERVAL_S
                 if self._wait(interval) or self._find() != ledger or not replica.path.exists():
                     return
 
     def _wait(self, seconds: float) -> bool:
         """Wait, at least until nobody wants it to pause; tells whether it is to stop."""
-        self._stop.wait(seconds)
+        self._stopped.wait(seconds)
         self._unpaused.wait()
-        return self._stop.is_set()
+        return self._stopped.is_set()
 
     def _look(self, ledger: Path, replica: Replica) -> bool:
         """Look once; tells whether there are jobs that live, or may."""
         is_open = is_anything_open(replica.connection)
         if is_open:
             outlook = look_at_jobs(ledger, replica, TIMEOUT_S)
-            if self._stop.is_set():
+            if self._stopped.is_set():
                 return True
             self._post(JobsRead(outlook.jobs, outlook.trouble))
             if not self._read_only:
