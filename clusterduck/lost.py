@@ -1,8 +1,8 @@
 """Put back what was lost with its node or agent, as often as ``max_retries`` says, and submit jobs for it.
 
 An agent does that itself for runs that end while it lives, and a job that Slurm starts again for what its earlier
-agents had. Here it is done for jobs that are over, by whoever looks. A run that was lost twice is left FAILED: it may
-be what takes its node down.
+agents had. Here it is done for jobs that are over, by whoever looks: what no agent reported, and what had to end with
+its job, preempted or short of time. A run that was lost twice is left FAILED: it may be what takes its node down.
 """
 
 from __future__ import annotations
@@ -38,10 +38,13 @@ RECENT_S = 3600.0
 #: Ends that nobody reported and that may have been the node's or the agent's fault.
 _LOST = (State.NODE_FAIL.value, State.FAILED.value)
 
+#: Ends that an agent reported, and that came because its job had to end.
+_WITH_JOB = (State.PREEMPTED.value, State.TIMEOUT.value)
+
 
 @dataclass(frozen=True)
 class _Lost:
-    """An attempt whose agent never said how it ended."""
+    """An attempt whose agent never said how it ended, or had to end it with the job."""
 
     attempt: Attempt
     agent: AgentId
@@ -116,7 +119,9 @@ def ends(connection: sqlite3.Connection, paths: SweepPaths, again: Collection[st
             continue
         if batch in again and (with_job or not reported):
             restarting.add(run)
-        elif Attempt(run, number + 1) in queued or (not with_job and sweep.may_retry(attempt, state, launch, reported)):
+        elif Attempt(run, number + 1) in queued or sweep.may_retry(
+            attempt, state, launch, reported and not (with_job and state in _WITH_JOB)
+        ):
             doubtful.add(run)
         else:
             final.add(run)
@@ -124,12 +129,13 @@ def ends(connection: sqlite3.Connection, paths: SweepPaths, again: Collection[st
 
 
 def _recent(connection: sqlite3.Connection) -> dict[str, list[_Lost]]:
-    """The latest attempts of runs that ended in the last hour without anybody's report."""
+    """The latest attempts of runs that ended in the last hour without anybody's report, or with their job."""
     found: dict[str, list[_Lost]] = {}
     for sweep, run, number, batch, restart, node, state, launch in connection.execute(
         "SELECT attempt.sweep, attempt.run, attempt.number, attempt.batch, attempt.restart, attempt.node, "
         "attempt.state, run.launch FROM attempt JOIN run ON run.sweep = attempt.sweep AND run.number = attempt.run "
-        "AND run.attempt = attempt.number WHERE attempt.reported = 0 AND attempt.batch IS NOT NULL "
+        "AND run.attempt = attempt.number WHERE attempt.batch IS NOT NULL "
+        "AND (attempt.reported = 0 OR (attempt.by_job_end = 1 AND attempt.state IN ('PREEMPTED', 'TIMEOUT'))) "
         "AND attempt.ended_at > ? AND attempt.state IN ('NODE_FAIL', 'FAILED', 'PREEMPTED', 'TIMEOUT', "
         "'OUT_OF_MEMORY') AND run.launch IS NOT NULL",
         (times.to_text(time.time() - RECENT_S),),
@@ -158,7 +164,7 @@ class _Sweep:
         self._claims = Claims(paths.claims, f"requeue/{self._by}")
         self._replaced: list[Attempt] = []
 
-    def may_retry(self, attempt: Attempt, state: str, launch: int | None, reported: int) -> bool:
+    def may_retry(self, attempt: Attempt, state: str, launch: int | None, reported: bool) -> bool:
         """Whether the attempt's agent, or whoever looks, is to put the run back because of ``max_retries``."""
         settings = self._settings(launch) if launch is not None else {}
         most = int(settings.get("max_retries") or 0)

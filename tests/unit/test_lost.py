@@ -78,6 +78,22 @@ def test_the_other_runs_of_a_job_go_on_when_one_has_killed_it_twice(
     assert {run: states[run] for run in range(7, 12)} == {run: ("PENDING", 1 + (run == other)) for run in range(7, 12)}
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_what_was_preempted_for_good_is_put_back_and_what_slurm_starts_again_is_not(
+    sweep: ActsSweep, replica: Replica, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, listed: bool
+) -> None:
+    sweep.live_agent(6, 7, slots=2)
+    at = time.time()
+    told = [replace(sweep.builder.ended(at, run, state="PREEMPTED"), by_job_end=True) for run in (6, 7)]
+    end = events.AgentEnded(time=at, reason="the job was preempted", exit_code=1)
+    sweep.builder.write(sweep.builder.agent_journal("0-1"), [*told, end])
+    replica.catch_up(look_at=[sweep.id])
+    monkeypatch.setattr(standing, "still_listed", lambda jobs: set(jobs) if listed else set())
+    for _ in range(2):
+        lost.put_back(sweep.ledger, replica, {})
+    assert sorted(sum(homes(cluster), ())) == ([] if listed else ["10.1", "11.1", "6.2", "7.2", "8.1", "9.1"])
+
+
 def test_nothing_is_put_back_that_nobody_asked_for(tmp_path: Path, cluster: Cluster) -> None:
     sweep = ActsSweep(tmp_path / "other")
     with Replica.open(sweep.ledger) as replica:
