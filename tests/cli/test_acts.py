@@ -250,8 +250,11 @@ def test_what_died_with_its_agent_is_put_back_by_itself_as_often_as_max_retries_
     project.launch("waits", "waits", "waits", options=("hydra.launcher.max_retries=1",))
     project.wait_for("RUNNING", "RUNNING", "PENDING")
     (batch,) = project.json("status", "@last")[0]["batches"]
-    for process in [*psutil.Process(int(batch["job_id"])).children(), psutil.Process(int(batch["job_id"]))]:
+    controller = psutil.Process(int(batch["job_id"]))
+    everybody = controller.children(recursive=True)
+    for process in [*controller.children(), controller]:
         process.kill()
+    assert psutil.wait_procs(everybody, 30)[1] == [], "a run that still lived might complete"
     (project.folder / "go").touch()
     project.run("wait", "@last")
     assert [project.began(run) for run in range(2)] == [["1 None", "2 None"]] * 2
