@@ -128,20 +128,37 @@ def ends(connection: sqlite3.Connection, paths: SweepPaths, again: Collection[st
     return Ends(frozenset(final), frozenset(doubtful), frozenset(restarting))
 
 
+#: Of attempts, with the runs whose latest they are.
+_COLUMNS = (
+    "attempt.sweep, attempt.run, attempt.number, attempt.batch, attempt.restart, attempt.node, "
+    "attempt.state, run.launch"
+)
+_OF_RUN = "run ON run.sweep = attempt.sweep AND run.number = attempt.run AND run.attempt = attempt.number"
+
+#: Nobody's report: few attempts are without one, and an index holds them.
+_UNREPORTED = (
+    f"SELECT {_COLUMNS} FROM attempt JOIN {_OF_RUN} WHERE attempt.reported = 0 AND attempt.batch IS NOT NULL "  # noqa: S608
+    "AND attempt.ended_at > ? AND attempt.state IN ('NODE_FAIL', 'FAILED', 'PREEMPTED', 'TIMEOUT', 'OUT_OF_MEMORY') "
+    "AND run.launch IS NOT NULL"
+)
+
+#: Ended with their jobs: they are looked for in the few jobs that are over and whose launch has retries.
+_ENDED_WITH_JOB = (
+    f"SELECT {_COLUMNS} FROM launch CROSS JOIN batch ON batch.sweep = launch.sweep AND batch.launch = launch.number "  # noqa: S608
+    f"CROSS JOIN attempt ON attempt.sweep = batch.sweep AND attempt.batch = batch.id CROSS JOIN {_OF_RUN} "
+    "WHERE json_extract(launch.settings, '$.max_retries') > 0 AND batch.ended_at > ? AND attempt.reported > 0 "
+    "AND attempt.by_job_end = 1 AND attempt.state IN ('PREEMPTED', 'TIMEOUT') AND run.launch IS NOT NULL"
+)
+
+
 def _recent(connection: sqlite3.Connection) -> dict[str, list[_Lost]]:
     """The latest attempts of runs that ended in the last hour without anybody's report, or with their job."""
     found: dict[str, list[_Lost]] = {}
-    for sweep, run, number, batch, restart, node, state, launch in connection.execute(
-        "SELECT attempt.sweep, attempt.run, attempt.number, attempt.batch, attempt.restart, attempt.node, "
-        "attempt.state, run.launch FROM attempt JOIN run ON run.sweep = attempt.sweep AND run.number = attempt.run "
-        "AND run.attempt = attempt.number WHERE attempt.batch IS NOT NULL "
-        "AND (attempt.reported = 0 OR (attempt.by_job_end = 1 AND attempt.state IN ('PREEMPTED', 'TIMEOUT'))) "
-        "AND attempt.ended_at > ? AND attempt.state IN ('NODE_FAIL', 'FAILED', 'PREEMPTED', 'TIMEOUT', "
-        "'OUT_OF_MEMORY') AND run.launch IS NOT NULL",
-        (times.to_text(time.time() - RECENT_S),),
-    ).fetchall():
-        agent = AgentId(str(batch), int(restart), int(node))
-        found.setdefault(str(sweep), []).append(_Lost(Attempt(run, number), agent, str(state), int(launch)))
+    since = [times.to_text(time.time() - RECENT_S)]
+    for question in (_UNREPORTED, _ENDED_WITH_JOB):
+        for sweep, run, number, batch, restart, node, state, launch in connection.execute(question, since).fetchall():
+            agent = AgentId(str(batch), int(restart), int(node))
+            found.setdefault(str(sweep), []).append(_Lost(Attempt(run, number), agent, str(state), int(launch)))
     return found
 
 
