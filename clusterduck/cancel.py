@@ -28,6 +28,7 @@ from clusterduck.queue import Claims
 from clusterduck.slurm.acts import scancel
 from clusterduck.slurm.jobs import JobStatus
 from clusterduck.standing import Standing, agent_of
+from clusterduck.wording import run_count
 
 if TYPE_CHECKING:
     from clusterduck.ledger.replica import Replica
@@ -82,11 +83,11 @@ class CancelPlan:
         held = sum(len(sweep.held) for sweep in self.sweeps)
         parts = []
         if held:
-            parts.append(f"{_runs(held)} that agents have {'is' if held == 1 else 'are'} asked to end")
+            parts.append(f"{run_count(held)} that agents have {'is' if held == 1 else 'are'} asked to end")
         if waiting:
-            parts.append(f"{_runs(waiting)} will never start")
+            parts.append(f"{run_count(waiting)} will never start")
         if self.over:
-            parts.append(f"{_runs(self.over)} {'has' if self.over == 1 else 'have'} ended already")
+            parts.append(f"{run_count(self.over)} {'has' if self.over == 1 else 'have'} ended already")
         return ", ".join(parts) or "there is nothing to cancel"
 
 
@@ -118,11 +119,11 @@ class CancelReport:
         """What was done in a sentence."""
         cancelled = sum(run.state == State.CANCELLED.value for run in self.runs)
         other = len(self.runs) - cancelled - len(self.unanswered)
-        parts = [f"{_runs(cancelled)} cancelled"] if cancelled else []
+        parts = [f"{run_count(cancelled)} cancelled"] if cancelled else []
         if other:
-            parts.append(f"{_runs(other)} ended otherwise first")
+            parts.append(f"{run_count(other)} ended otherwise first")
         if self.unanswered:
-            parts.append(f"{_runs(len(self.unanswered))} asked to end, not heard of yet")
+            parts.append(f"{run_count(len(self.unanswered))} asked to end, not heard of yet")
         if self.jobs:
             parts.append(
                 f"{'job' if len(self.jobs) == 1 else 'jobs'} {', '.join(self.jobs[:5])} ended in Slurm's queue"
@@ -360,7 +361,3 @@ class _Act:
         first, stop = batch.first_run or 0, batch.stop_run or 0
         home = set(batch.attempts)
         return any(attempt in home or first <= attempt.run < stop for attempt in self.part.waiting)
-
-
-def _runs(count: int) -> str:
-    return "1 run" if count == 1 else f"{count} runs"

@@ -25,6 +25,7 @@ from clusterduck.model import AgentId, Attempt
 from clusterduck.queue import Claims, Queue, Requeued, following
 from clusterduck.requeue_plan import Chosen, RequeuePlan, Skipped, SweepPlan, Wish, check_overrides, parse_changes, plan
 from clusterduck.standing import agent_of
+from clusterduck.wording import run_count
 
 __all__ = [
     "RequeuePlan",
@@ -79,12 +80,12 @@ class RequeueReport:
         parts = []
         if taken:
             hosts = ", ".join(sorted({sent.host or "?" for sent in taken}))
-            parts.append(f"{_runs(len(taken))} taken by {hosts}")
+            parts.append(f"{run_count(len(taken))} taken by {hosts}")
         if in_jobs:
             shown = ", ".join(jobs[:5]) + (f" and {len(jobs) - 5} more" if len(jobs) > 5 else "")
-            parts.append(f"{_runs(len(in_jobs))} in {'job' if len(jobs) == 1 else 'jobs'} {shown}")
+            parts.append(f"{run_count(len(in_jobs))} in {'job' if len(jobs) == 1 else 'jobs'} {shown}")
         if left:
-            parts.append(f"{_runs(left)} left in the queue: send {'it' if left == 1 else 'them'} with --unfinished")
+            parts.append(f"{run_count(left)} left in the queue: send {'it' if left == 1 else 'them'} with --unfinished")
         done = ", ".join(parts) or "no run was sent again"
         planned = sum(part.to_live for part in self.plan.sweeps) if self.plan is not None else len(taken)
         return done if self.plan is None or planned == len(taken) else f"{done} (planned: {self.plan.places})"
@@ -253,7 +254,7 @@ class _Act:
         if not offered:
             return {}
         room = len(offered)
-        self._tell(f"offering {_runs(room)} to running jobs")
+        self._tell(f"offering {run_count(room)} to running jobs")
         request = Request(kind="look", by=self._by)
         self._agents.ask(self._paths, {each.agent: request for each in self._part.rooms})
         claims = Claims(self._paths.claims, "")
@@ -271,7 +272,7 @@ class _Act:
             attempts = [entry.attempt for entry in entries if entry.launch == number]
             if not attempts:
                 continue
-            self._tell(f"submitting {_runs(len(attempts))}")
+            self._tell(f"submitting {run_count(len(attempts))}")
             took_s = earlier.attempts(self._connection, self._sweep)
             placed: set[Attempt] = set()
             try:
@@ -283,7 +284,3 @@ class _Act:
             except ClusterduckError as error:
                 trouble.append(str(error))
             sent += [Sent(self._sweep, *attempt) for attempt in attempts if attempt not in placed]
-
-
-def _runs(count: int) -> str:
-    return "1 run" if count == 1 else f"{count} runs"

@@ -48,6 +48,11 @@ def duration(seconds: float | None) -> str:
     return f"{days}d {hour:02}:{minute:02}" if days else f"{hour}:{minute:02}:{second:02}"
 
 
+def run_count(count: int) -> str:
+    """``1 run``, ``2 runs``."""
+    return "1 run" if count == 1 else f"{count} runs"
+
+
 def age(seconds: float) -> str:
     """How long ago something was, roughly: ``12 s``, ``3 min``, ``5 h`` or ``4 days``."""
     for limit, unit, of in ((100.0, "s", 1.0), (6000.0, "min", 60.0), (48 * 3600.0, "h", 3600.0)):

@@ -21,6 +21,7 @@ from clusterduck.ledger import history, queries
 from clusterduck.ledger.replica import Replica
 from clusterduck.model import FAILED_STATES, State
 from clusterduck.slurm.jobs import JobStatus
+from clusterduck.wording import run_count
 from clusterduck_tui.messages import ActDone, Planned, Progress
 from clusterduck_tui.offers import Offer, offers
 
@@ -215,12 +216,12 @@ class Drain:
         """What it would do."""
         if self.running is None:
             return ""
-        ends = f"{runs(self.running)} {'goes' if self.running == 1 else 'go'} on to the end, then the job ends."
+        ends = f"{run_count(self.running)} {'goes' if self.running == 1 else 'go'} on to the end, then the job ends."
         if not self.has_begun:
             ends = "It has not begun, so it leaves the queue of jobs."
         elif not self.running:
             ends = "It executes no run, so it ends at once."
-        stay = f"{runs(self.waiting)} waiting for it {'stays' if self.waiting == 1 else 'stay'} in the queue."
+        stay = f"{run_count(self.waiting)} waiting for it {'stays' if self.waiting == 1 else 'stay'} in the queue."
         return f"{ends} It takes nothing more: {stay}" if self.waiting else f"{ends} No run waits for it."
 
     @property
@@ -342,8 +343,3 @@ def sentence(text: str) -> str:
     """With a capital letter and a full stop."""
     text = text[:1].upper() + text[1:]
     return text if text.endswith(".") else f"{text}."
-
-
-def runs(count: int) -> str:
-    """``1 run``, ``2 runs``."""
-    return f"{count} run{'' if count == 1 else 's'}"

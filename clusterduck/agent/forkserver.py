@@ -8,7 +8,6 @@ every run's process group and ends. It never waits for the shared file system.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import os
@@ -21,11 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clusterduck.agent import prctl
+
 #: What Slurm sends to every process of a job step, and what only the agent should act upon.
 IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-
-#: prctl(2): orphans of the runs become our children.
-PR_SET_CHILD_SUBREAPER = 36
 
 #: For how long what the runs left is killed again and again once the agent is gone, in seconds.
 ORPHANS_PATIENCE_S = 5.0
@@ -92,7 +90,7 @@ class _Server:
                         os.close(writer)
                         self._connection.close()
                         return order
-        _adopt_orphans()
+        prctl.adopt_orphans()  # the agent is gone, whose children they became until now
         for pid in self._runs:
             _kill_group(pid)
         for pid, start in self._minded.items():
@@ -238,11 +236,6 @@ def _start_of(pid: int) -> bytes | None:
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19]
     except OSError:
         return None
-
-
-def _adopt_orphans() -> None:
-    """The agent, whose children the runs' orphans became until now, is gone: let them become ours (prctl(2))."""
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _kill_descendants() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import shutil
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
     from clusterduck.agent.writer import Writer
     from clusterduck.model import AgentId, Slot, State
     from clusterduck.paths import SweepPaths
-
-#: prctl(2): orphans of the runs become our children, so that none escapes.
-PR_SET_CHILD_SUBREAPER = 36
 
 #: How long Slurm may take to say when the job ends, in seconds.
 END_TIME_PATIENCE_S = 5.0
@@ -84,6 +80,7 @@ def run_agent(settings: AgentSettings, environ: dict[str, str]) -> int:
 
 
 def _run_agent(settings: AgentSettings, environ: dict[str, str]) -> int:
+    from clusterduck.agent import prctl
     from clusterduck.agent.claiming import Claiming
     from clusterduck.agent.recovery import Recovery
     from clusterduck.agent.scratch import make_scratch
@@ -94,7 +91,7 @@ def _run_agent(settings: AgentSettings, environ: dict[str, str]) -> int:
     from clusterduck.paths import SweepPaths
 
     wakeup = _take_signals()
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    prctl.adopt_orphans()
     if settings.cluster == "local":
         environ.pop("CUDA_VISIBLE_DEVICES", None)
         if settings.cuda_visible_devices is not None:

@@ -7,9 +7,7 @@ it is at the run's beginning (the time, the user's own resolvers, the run's fold
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,10 +17,8 @@ import hydra.core.utils
 from omegaconf import OmegaConf
 from omegaconf.basecontainer import BaseContainer
 
+from clusterduck.agent import prctl
 from clusterduck.launch.plain import is_hydras
-
-#: prctl(2): which signal a process gets when its parent dies.
-PR_SET_PDEATHSIG = 1
 
 
 class Gate:
@@ -37,7 +33,7 @@ class Gate:
         self._streams: list[int] = []
         self.printed = b""  # what was printed while it waited
         if fd is not None:
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            prctl.die_with_parent(True)
             self._streams = [os.dup(1), os.dup(2)]
             memory = os.memfd_create("standby", 0)  # appended to by both, since they share its position
             os.dup2(memory, 1)
@@ -56,7 +52,7 @@ class Gate:
         word = os.read(self._fd, 1)
         if not word:
             os._exit(0)  # the fork server is gone, and nobody else knows of this process
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0)
+        prctl.die_with_parent(False)
         os.close(self._fd)
         self._fd = None
         for stream in (sys.stdout, sys.stderr):

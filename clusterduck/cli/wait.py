@@ -22,6 +22,7 @@ from clusterduck.ledger.queries import Sweep
 from clusterduck.model import State
 from clusterduck.paths import SweepPaths
 from clusterduck.slurm.command import QUICK_S, TIMEOUT_S
+from clusterduck.wording import run_count
 
 #: For how long runs must have waited for nobody before the sweep is taken to be stuck, in seconds: somebody may be
 # about  to submit a job for what was lost.
@@ -106,7 +107,7 @@ class _Wait:
         cancelled = sweep.counts[State.CANCELLED.value]
         progress.update(done, sweep.runs, running, done - completed - cancelled, cancelled)
         if sweep.runs and completed == sweep.runs and not self._may_launch_more():
-            return _Outcome("completed", f"all {_runs(completed)} completed", ExitCode.OK)
+            return _Outcome("completed", f"all {run_count(completed)} completed", ExitCode.OK)
         is_failing = self._fail_fast and done > completed
         if not (is_failing or done == sweep.runs):
             self._again = None
@@ -129,7 +130,7 @@ class _Wait:
         if self._fail_fast or done == sweep.runs:
             ends = lost.ends(self._view.connection, SweepPaths(Path(sweep.root)), self._again or ())
             if self._fail_fast and (ends.final or ends.doubtful):
-                sentence = f"{_runs(len(ends.final or ends.doubtful))} did not complete"
+                sentence = f"{run_count(len(ends.final or ends.doubtful))} did not complete"
                 return _Outcome("failed", sentence, ExitCode.NOT_COMPLETED, 0.0 if ends.final else STUCK_S)
             if done == sweep.runs and not self._may_launch_more():
                 return None if ends.restarting else self._all_over(sweep, STUCK_S if ends.doubtful else 0.0)
@@ -141,7 +142,7 @@ class _Wait:
         count = len(now.waiting)
         waits, them = ("waits", "it") if count == 1 else ("wait", "them")
         remedy = f"`{standing.remedy(self._sweep)}` sends {them} again"
-        sentence = f"{_runs(count)} {waits}, and no live job will take {them}: {remedy}"
+        sentence = f"{run_count(count)} {waits}, and no live job will take {them}: {remedy}"
         return _Outcome("stuck", sentence, ExitCode.STUCK, STUCK_S)
 
     def _all_over(self, sweep: Sweep, sure_after_s: float) -> _Outcome:
@@ -149,7 +150,7 @@ class _Wait:
         left = sweep.runs - sweep.counts[State.COMPLETED.value]
         parts = [f"{left - cancelled} failed"] if left > cancelled else []
         parts += [f"{cancelled} cancelled"] if cancelled else []
-        sentence = f"{left} of {_runs(sweep.runs)} did not complete ({', '.join(parts)})"
+        sentence = f"{left} of {run_count(sweep.runs)} did not complete ({', '.join(parts)})"
         return _Outcome("failed", sentence, ExitCode.NOT_COMPLETED, sure_after_s)
 
     def _may_launch_more(self) -> bool:
@@ -165,7 +166,3 @@ class _Wait:
         if ended_at and time.time() - times.to_seconds(ended_at) > THINKING_S:
             return False
         return is_running(int(pid), times.to_seconds(started_at))
-
-
-def _runs(count: int) -> str:
-    return "1 run" if count == 1 else f"{count} runs"

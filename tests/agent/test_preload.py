@@ -1,13 +1,11 @@
 """Modules that are imported once before all runs, and those that must not be."""
 
-# ruff: noqa: F811 - the fixture
-
 from __future__ import annotations
 
 import json
 
 import pytest
-from test_faults import Bench, bench  # noqa: F401 - a fixture
+from agent_bench import Bench
 
 from clusterduck.errors import ConfigError
 from clusterduck.events import AgentEnded, AttemptStarted

@@ -1,7 +1,5 @@
 """Runs that are prepared while their slot is busy: they begin as any other, and leave no trace if they never do."""
 
-# ruff: noqa: F811 - the fixture
-
 from __future__ import annotations
 
 import json
@@ -12,7 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
-from test_faults import Bench, bench, fork_server_of, until  # noqa: F401 - a fixture
+from agent_bench import Bench, fork_server_of, until
 
 from clusterduck.events import AttemptEnded, AttemptLocated, AttemptStarted, Event
 from clusterduck.inbox import Request, post
