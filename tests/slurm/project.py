@@ -32,7 +32,7 @@ class Project:
     def launch(self, *overrides: str, refused: bool = False) -> subprocess.CompletedProcess[str]:
         """``python tell.py --multirun hydra/launcher=clusterduck_slurm ...``; fails the test if that fails."""
         command = [sys.executable, "tell.py", "--multirun", "hydra/launcher=clusterduck_slurm", *overrides]
-        done = self._run(command)
+        done = self.run(command)
         said = f"{done.stdout}\n{done.stderr}"
         assert (done.returncode != 0) == refused, f"exit code {done.returncode}\n{said}"
         return done
@@ -40,7 +40,7 @@ class Project:
     def clusterduck(self, *arguments: str) -> Any:
         """What ``clusterduck ... --json`` prints."""
         command = [str(Path(sys.executable).with_name("clusterduck")), *arguments, "--json"]
-        done = self._run(command)
+        done = self.run(command)
         assert done.returncode == 0, f"{command}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         return json.loads(done.stdout)
 
@@ -87,7 +87,8 @@ class Project:
             told[one["number"]] = one
         return told
 
-    def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+    def run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+        """A command on the login node, in the project's folder; what it printed is kept."""
         return subprocess.run(
             command,
             cwd=self.folder,

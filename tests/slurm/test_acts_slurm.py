@@ -20,16 +20,7 @@ NOT_WAITED = "hydra.launcher.wait_for_completion=false"
 
 
 def command(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(Path(sys.executable).with_name("clusterduck")), *arguments],
-        cwd=project.folder,
-        env=project.environ,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return project.run([str(Path(sys.executable).with_name("clusterduck")), *arguments])
 
 
 def said(project: Project, *arguments: str, code: int = 0) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -105,20 +104,13 @@ def test_a_sweep_from_an_empty_folder_to_a_sane_terminal(
 
 def launch(project: Project) -> None:
     """Six runs in two jobs of two slots; each waits for its ``go``."""
-    done = subprocess.run(
+    done = project.run(
         [
             *[sys.executable, "app.py", "--multirun", "hydra/launcher=clusterduck_slurm", "+x=range(6)"],
             *["hydra.launcher.parallel_runs_per_node=2", "hydra.launcher.total_runs_per_node=3"],
             *["hydra.launcher.gpus_per_node=4", "hydra.launcher.resources_config={cuda: null}"],
             "hydra.launcher.wait_for_completion=false",
-        ],
-        cwd=project.folder,
-        env=project.environ,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+        ]
     )
     assert done.returncode == 0, done.stderr
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from journals_builder import SweepBuilder
 
 from clusterduck import events
@@ -71,6 +72,18 @@ class ActsSweep:
         replica.catch_up(look_at=[self.id])
         rows = replica.connection.execute("SELECT number, state, attempt FROM run ORDER BY number").fetchall()
         return {number: (state, attempt) for number, state, attempt in rows}
+
+
+def fake_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch, **commands: str) -> None:
+    """A replica of the test's own below ``folder``; and in its ``bin`` Slurm's commands that do what these scripts say,
+    a fake of those that are not what the test is about."""
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    (folder / "bin").mkdir()
+    for name, script in commands.items():
+        (folder / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}/bin:/usr/bin:/bin")
 
 
 class Cluster:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from acts_sweep import ActsSweep
+from acts_sweep import ActsSweep, fake_slurm
 
 from clusterduck import cancel, events, identity
 from clusterduck.cancel import CancelReport, Wanted
@@ -27,17 +27,9 @@ ME = identity.user_at_host()
 @pytest.fixture
 def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
     """What scancel was told so far; and a replica of the test's own."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
+    log = tmp_path / "bin" / "said"
+    fake_slurm(tmp_path, monkeypatch, squeue="exit 0", scancel=f'echo "$@" >> {log}')
     monkeypatch.setattr(cancel, "ACKNOWLEDGE_S", 5.0)
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    (folder / "squeue").write_text("#!/bin/sh\nexit 0\n")
-    (folder / "scancel").write_text(f'#!/bin/sh\necho "$@" >> {folder}/said\n')
-    for name in ("squeue", "scancel"):
-        (folder / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-    log = folder / "said"
 
     def lines() -> list[str]:
         for thread in threading.enumerate():

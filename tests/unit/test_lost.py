@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from acts_sweep import ActsSweep, Cluster
+from acts_sweep import ActsSweep, Cluster, fake_slurm
 
 from clusterduck import events, lost, standing
 from clusterduck.launch import again
@@ -20,14 +20,7 @@ from clusterduck.ledger.replica import Replica
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     """Takes every job; squeue lists none."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    for name in ("squeue", "sbatch"):
-        (folder / name).write_text("#!/bin/sh\nexit 0\n")
-        (folder / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    fake_slurm(tmp_path, monkeypatch, squeue="exit 0", sbatch="exit 0")
     made = Cluster()
     monkeypatch.setattr(again, "_submit", made.submit)
     return made

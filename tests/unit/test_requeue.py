@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from acts_sweep import ActsSweep, Cluster
+from acts_sweep import ActsSweep, Cluster, fake_slurm
 
 from clusterduck import events, identity, requeue
 from clusterduck.errors import ConfigError, DoubtfulSubmissionError, NotFoundError, SubmissionError
@@ -27,14 +27,7 @@ from clusterduck.requeue_plan import Room
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A replica of the test's own, and no Slurm."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    for name in ("squeue", "scancel"):
-        (folder / name).write_text("#!/bin/sh\nexit 0\n")
-        (folder / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    fake_slurm(tmp_path, monkeypatch, squeue="exit 0", scancel="exit 0")
     monkeypatch.setattr(requeue, "ACKNOWLEDGE_S", 0.3)
 
 
