@@ -10,95 +10,20 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from journals_builder import SweepBuilder
+from made_project import HOSTILE, Project
 
 from clusterduck.cli.exit_codes import ExitCode
 from clusterduck.cli.main import parser
-from clusterduck.events import AttemptLocated, BatchClosed, Event, RunsPlanned
+from clusterduck.events import BatchClosed
 from clusterduck.wording import iso
 
-HOSTILE = ["x=\x1b]0;owned\x07\x1b[31mred\n[/oops]\u202e", "lr=漢字"]
 COMMANDS = ["status", "nodes", "runs", "show", "logs", "timeline", "tui", "requeue", "cancel", "drain", "wait"]
 COMMANDS += ["rebuild", "export", "prune", "doctor"]
-
-
-@dataclass
-class Project:
-    """A folder in which a sweep went well yesterday (``train-aa2de``) and another is running (``train-bb3fg``)."""
-
-    folder: Path
-    old: SweepBuilder
-    live: SweepBuilder
-    environment: dict[str, str]
-
-    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
-        """Start a command; its output is collected."""
-        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": self.environment, **options}
-        command = [sys.executable, "-m", "clusterduck.cli.main", *arguments]
-        return subprocess.Popen(command, cwd=self.folder, stdin=subprocess.DEVNULL, **options)
-
-    def run(self, *arguments: str, code: ExitCode = ExitCode.OK) -> tuple[str, str]:
-        """Stdout and stderr of a command that ends with ``code``."""
-        process = self.start(*arguments)
-        output, errors = (stream.decode() for stream in process.communicate(timeout=60))
-        assert (process.returncode, "Traceback" in errors) == (code, False), errors
-        return output, errors
-
-    def json(self, *arguments: str) -> list[dict[str, Any]]:
-        """What a command prints with ``--json``."""
-        rows = json.loads(self.run(*arguments, "--json")[0], parse_constant=_refuse)
-        assert isinstance(rows, list)
-        return rows
-
-
-def _refuse(word: str) -> None:
-    raise AssertionError(f"{word} is no JSON")
-
-
-def make(base: Path) -> Project:
-    """Its temporary folder is its own, so its replica is too; and its squeue knows two jobs."""
-    now = time.time()
-    old, live = SweepBuilder(base, "train-aa2de", start=now - 86400), SweepBuilder(base, "train-bb3fg", start=now - 600)
-    old.write_all(24, 2)
-    hostile = RunsPlanned(time=now - 599, launch=0, runs=[(12, HOSTILE)])
-    live.write(live.launch_journal(), [*live.launch(12, 2), hostile], close=False)
-    at = now - 300
-    life: list[Event] = [live.agent_started(at, "node1")]
-    life += [live.started(at + 1, run, slot=run) for run in range(4)]
-    life += [live.ended(at + 50, 0, state="FAILED", started_at=at + 1), live.started(at + 51, 4, slot=0)]
-    live.write(live.agent_journal(), [*life, live.beat(now - 1, 4)], close=False)
-    (base / "tmp").mkdir()
-    (base / "bin").mkdir()
-    squeue = base / "bin" / "squeue"
-    submitted = int(live.start) + 3
-    squeue.write_text(
-        "#!/bin/sh\n"
-        f"echo '9000|RUNNING|{submitted}|{submitted}|1:02:03|1|None'\n"
-        f"echo '9001|PENDING|{submitted}|{int(now) + 7200}|4:00:00|1|Priority'\n"
-    )
-    squeue.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{base / 'bin'}:/usr/bin:/bin", "TMPDIR": str(base / "tmp")}
-    environment |= {"COLUMNS": "200", "TERM": "xterm"}
-    environment.pop("NO_COLOR", None)
-    return Project(base, old, live, environment)
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project that no test changes."""
-    return make(tmp_path_factory.mktemp("project"))
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Project:
-    """A project of the test's own."""
-    return make(tmp_path)
 
 
 # --- what programs read
@@ -437,87 +362,6 @@ def test_looking_publishes_what_it_found(own: Project) -> None:
     before = own.live.ledger.stat().st_mtime_ns
     own.run("runs", "--limit", "1")
     assert own.live.ledger.stat().st_mtime_ns == before  # nothing new: nothing written
-
-
-# --- logs
-
-
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
-
-
-class Following:
-    """A running ``logs -f``, whose output goes to a file that can be read at any time."""
-
-    def __init__(self, project: Project, *arguments: str) -> None:
-        self._file = (project.folder / "followed").open("w+b")
-        self.process = project.start("logs", *arguments, "-f", stdout=self._file)
-
-    @property
-    def output(self) -> bytes:
-        return Path(self._file.name).read_bytes()
-
-    def wait(self) -> str:
-        assert self.process.stderr is not None
-        errors = self.process.stderr.read().decode()
-        self.process.stderr.close()
-        assert self.process.wait(60) == 0, errors
-        self._file.close()
-        return errors
-
-
-def test_a_log_is_followed_from_before_it_is_there_until_its_attempt_ended(own: Project) -> None:
-    live = own.live
-    following = Following(own, "@last/1")
-    log = live.paths.logs / "1.1.log"
-    wait_for(lambda: list((own.folder / "tmp").rglob("replica.db")), "a start")
-    log.write_bytes(b"epoch 1\n\xff\x1b[31m")
-    wait_for(lambda: following.output == b"epoch 1\n\xff\x1b[31m", "the first lines, as they are")
-    folder = live.paths.sweep_dir / "1"
-    folder.mkdir()
-    os.rename(log, folder / "attempt-1.log")
-    with (folder / "attempt-1.log").open("ab") as file:
-        file.write(b"moved\n")
-    located = AttemptLocated(run=1, attempt=1, run_dir=str(folder), log=str(folder / "attempt-1.log"))
-    live.write(live.agent_journal(), [located], close=False)
-    wait_for(lambda: following.output.endswith(b"[31mmoved\n"), "what was written after the move")
-    with (folder / "attempt-1.log").open("ab") as file:
-        file.write(b"last words\n")
-    live.write(live.agent_journal(), [live.ended(time.time(), 1, state="FAILED")], close=False)
-    assert following.wait().endswith("clusterduck: run train-bb3fg/1 (attempt 1) is FAILED\n")
-    assert following.output == b"epoch 1\n\xff\x1b[31mmoved\nlast words\n"
-
-
-def test_a_run_that_waits_is_waited_for(own: Project) -> None:
-    live = own.live
-    following = Following(own, "@last/5", "--lines", "1")
-    assert following.process.stderr is not None
-    assert b"run train-bb3fg/5 is PENDING; waiting" in following.process.stderr.readline()
-    (live.paths.logs / "5.1.log").write_bytes(b"a\nb\n")
-    ended = [live.started(time.time(), 5, slot=1), live.ended(time.time(), 5)]
-    live.write(live.agent_journal(), ended, close=False)
-    assert "is COMPLETED" in following.wait()
-    assert following.output == b"b\n"
-
-
-def test_logs_raw_for_programs_and_harmless_on_a_terminal(own: Project) -> None:
-    log = own.live.paths.logs / "0.1.log"
-    log.write_bytes(b"one\ntwo \x1b]0;owned\x07\ttab \xe6\xbc\xa2\r\nthree\n")
-    assert own.run("logs", "bb/0")[0] == log.read_bytes().decode()
-    assert own.run("logs", "bb/0", "--lines", "1")[0] == "three\n"
-    (row,) = own.json("logs", "bb/0", "--lines", "2")
-    assert set(row) == {"run", "attempt", "state", "log", "text"}
-    assert row["run"] == "train-bb3fg/0" and row["text"].startswith("two \x1b]0;") and row["log"] == str(log)
-    leader, follower = os.openpty()
-    process = own.start("logs", "bb/0", stdout=follower)
-    os.close(follower)
-    assert process.wait(60) == 0
-    shown = os.read(leader, 65536)
-    os.close(leader)
-    assert b"\x1b" not in shown and b"two \\x1b]0;owned\\x07\ttab \xe6\xbc\xa2" in shown
 
 
 # --- help
