@@ -84,7 +84,7 @@ def read(path: Path, offset: int = 0, skip_bad_at: int | None = None, limit: int
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         data = os.pread(fd, limit, offset)
-        while b"\n" not in data and len(data) < MAX_LINE_BYTES:
+        while b"\n" not in data.lstrip(b"\n") and len(data) < MAX_LINE_BYTES:
             more = os.pread(fd, limit, offset + len(data))
             if not more:
                 break
@@ -94,19 +94,25 @@ def read(path: Path, offset: int = 0, skip_bad_at: int | None = None, limit: int
         position = 0
         while position < end:
             stop = data.index(b"\n", position)
-            event = decode(data[position:stop]) if stop > position else None
+            if stop == position:
+                # A writer's fresh start after a failed write, or the first byte of a line that has not reached this
+                # host as it is: only what follows tells.
+                position += 1
+                continue
+            event = decode(data[position:stop])
             if event is not None:
                 _check_version(event, path)
                 chunk.events.append(event)
-            elif stop > position:  # an empty line is a writer's fresh start after a failed write
+            else:
                 at = offset + position
-                if at != skip_bad_at or not _good_line_follows(fd, data, stop + 1, offset):
-                    if _good_line_follows(fd, data, stop + 1, offset):
-                        chunk.bad_at = at
+                follows = _good_line_follows(fd, data, stop + 1, offset)
+                if at != skip_bad_at or not follows:
+                    chunk.bad_at = at if follows else None
                     chunk.more = False
                     return chunk
             position = stop + 1
             chunk.offset = offset + position
+        chunk.more = chunk.more and chunk.offset > offset
         return chunk
     finally:
         os.close(fd)

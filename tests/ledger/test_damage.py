@@ -127,6 +127,23 @@ def test_garbled_at_first_then_whole(data: st.DataObject, torn: Journal, empty: 
     replica.close()
 
 
+@pytest.mark.parametrize("seen", [1, 20, None])
+def test_a_lines_first_byte_that_looks_like_an_empty_line_at_first(
+    torn: Journal, empty: Make, seen: int | None
+) -> None:
+    expected = torn.folded(empty, torn.data)
+    for back in range(1, 4):
+        start = len(torn.data) - sum(map(len, torn.lines[-back:]))
+        garbled = torn.data[:start] + b"\n" + torn.data[start + 1 :]
+        replica, clock = empty(), Clock()
+        torn.holds(garbled if seen is None else garbled[: start + seen])
+        torn.fold(replica, clock)
+        torn.holds(torn.data)
+        torn.fold(replica, clock)
+        assert tables(replica) == expected
+        replica.close()
+
+
 def test_every_byte_of_a_line_flipped_for_good_loses_that_line_alone(torn: Journal, empty: Make) -> None:
     line = len(torn.lines) - 3
     start = sum(map(len, torn.lines[:line]))
