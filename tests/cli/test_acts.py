@@ -159,8 +159,11 @@ def test_a_live_agent_with_room_takes_what_is_sent_again_and_new_jobs_the_rest(p
 
 
 def test_of_two_who_send_a_run_again_one_does(project: Project) -> None:
-    project.launch("succeeds", "succeeds", "succeeds")
+    go = project.folder / "go"
+    go.touch()
+    project.launch("waits", "waits", "waits", slots=3)
     project.run("wait", "@last")
+    go.unlink()  # a new attempt lasts until all have asked: whoever asks after its end may rightly send a third
     shells = [project.start("requeue", "@last/0-2", "--json") for _ in range(3)]
     answers = [json.loads(shell.communicate(timeout=60)[0]) for shell in shells]
     assert [shell.returncode for shell in shells] == [0, 0, 0]
@@ -168,6 +171,7 @@ def test_of_two_who_send_a_run_again_one_does(project: Project) -> None:
     left = [row["skipped"] for answer in answers for row in answer if "skipped" in row]
     assert sorted(sent) == sorted(f"{project.sweep()}/{run}" for run in range(3)), answers
     assert all(why.startswith(("already requeued by", "it waits for batch", "it is running")) for why in left), left
+    go.touch()
     project.run("wait", "@last")
     assert [project.began(run) for run in range(3)] == [["1 None", "2 None"]] * 3
 
