@@ -41,16 +41,18 @@ def decode(line: bytes) -> Event | None:
     Raises:
         JournalError: if the checksum holds, but it is no event.
     """
-    if len(line) < 10 or line[8:9] != b" ":
-        return None
+    body = _body(line)
+    return None if body is None else events.from_json(body)
+
+
+def _body(line: bytes) -> bytes | None:
+    """The JSON in a line, or None if its checksum does not hold."""
+    body = line[9:]
     try:
-        expected = int(line[:8], 16)
+        holds = int(line[:8], 16) == zlib.crc32(body) and line[8:9] == b" "
     except ValueError:
         return None
-    body = line[9:]
-    if zlib.crc32(body) != expected:
-        return None
-    return events.from_json(body.decode("ascii"))
+    return body if holds and body else None
 
 
 @dataclass
@@ -92,6 +94,12 @@ def read(path: Path, offset: int = 0, skip_bad_at: int | None = None, limit: int
         end = data.rfind(b"\n") + 1
         chunk = Chunk(offset=offset, more=len(data) >= limit and end > 0)
         position = 0
+        sound = _all_sound(data[:end])
+        if sound is not None:
+            for opened in sound:
+                _check_version(opened, path)
+            chunk.events, position = sound, end
+            chunk.offset = offset + len(data[:end].rstrip(b"\n")) + 1
         while position < end:
             stop = data.index(b"\n", position)
             if stop == position:
@@ -116,6 +124,18 @@ def read(path: Path, offset: int = 0, skip_bad_at: int | None = None, limit: int
         return chunk
     finally:
         os.close(fd)
+
+
+def _all_sound(data: bytes) -> list[Event] | None:
+    """The events of whole lines, all at once; None if there are none, or any line has to be looked at by itself."""
+    bodies = []
+    for line in data.split(b"\n"):
+        if line:
+            body = _body(line)
+            if body is None:
+                return None
+            bodies.append(body)
+    return events.from_json_lines(bodies) or None
 
 
 def read_all(path: Path) -> list[Event]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,3 +203,13 @@ def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "journal-0.jsonl").symlink_to(tmp_path / "target")
     with pytest.raises(OSError, match="symbolic links"):
         journal.read(tmp_path / "journal-0.jsonl")
+
+
+def test_what_is_no_event_is_named_among_lines_that_are(tmp_path: Path) -> None:
+    """Lines are parsed together where they can be: two in one, JSON that is no event, or no text, do not pass."""
+    good = journal.encode(events.LaunchEnded(time=2.0, launch=0))
+    for bodies in ([b'{"e":"closed"},{"e":"closed"}'], [b"[1]"], [b'{"e":"started","time":1}'], [b"\xff"]):
+        path = tmp_path / "journal-0.jsonl"
+        path.write_bytes(good + b"".join(b"%08x %s\n" % (zlib.crc32(body), body) for body in bodies) + good)
+        with pytest.raises(JournalError, match="not an event"):
+            journal.read(path)
