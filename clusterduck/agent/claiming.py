@@ -28,9 +28,9 @@ REST_FACTOR = 20
 
 def claimants(settings: AgentSettings) -> int:
     """How many slots there are in all agents that claim from the same runs as this one; 0 if no other agent does."""
-    jobs = 1
-    if settings.share_runs and settings.stop_run > settings.first_run:
-        jobs = -(-(settings.plan_stop - settings.plan_first) // (settings.stop_run - settings.first_run))
+    jobs = settings.jobs if settings.share_runs else 1
+    if settings.share_runs and settings.attempts:
+        jobs = max(jobs, 2)  # this one is beside those of the launch
     agents = jobs * settings.nodes
     return agents * settings.parallel_runs_per_node if agents > 1 else 0
 
@@ -77,7 +77,7 @@ class Claiming:
         self._claimed_since = 0
         self._claimants = claimants(settings)
         self._home = dict.fromkeys(Attempt.parse(text) for text in settings.attempts)  # in order, and quick to ask
-        self._candidates = deque([*self._home, *(Attempt(run, 1) for run in self._runs({}))])
+        self._candidates = deque([*self._home, *self._planned({})])
 
     @property
     def left(self) -> int:
@@ -126,12 +126,14 @@ class Claiming:
     def _has_rested(self) -> bool:
         return time.monotonic() - self._listed_at > REST_FACTOR * self._listing_took_s
 
-    def _runs(self, expected_s: Mapping[int, float]) -> list[int]:
-        """The runs of the plan that may be claimed here, best first."""
+    def _planned(self, expected_s: Mapping[int, float]) -> list[Attempt]:
+        """What of the plan may be claimed here beside the home of a batch that was sent for some attempts, best
+        first."""
         settings = self._settings
         batch = (settings.first_run, settings.stop_run)
         everything = (settings.plan_first, settings.plan_stop) if settings.share_runs else None
-        return order_of_looking(divide(*batch, settings.nodes)[self._node], batch, everything, expected_s)
+        runs = order_of_looking(divide(*batch, settings.nodes)[self._node], batch, everything, expected_s)
+        return [attempt for attempt in (Attempt(run, 1) for run in runs) if attempt not in self._home]
 
     def _put_in_order(self) -> None:
         """Have the longest runs claimed first, as far as the launch's journal tells which they are."""
@@ -146,7 +148,7 @@ class Claiming:
                         expected_s.update({run: took for (run, _), took in known if took is not None})
         except ClusterduckError as error:
             self._say(f"the runs are begun in the order of their numbers: {error}")
-        planned = [Attempt(run, 1) for run in self._runs(expected_s)]
+        planned = self._planned(expected_s)
         unclaimed, fresh = set(self._candidates), set(planned)
         first = [attempt for attempt in self._candidates if attempt not in fresh]
         self._candidates = deque([*first, *(attempt for attempt in planned if attempt in unclaimed)])

@@ -19,12 +19,14 @@ class AgentSettings:
         stop_run: and ends before here.
         plan_first: the whole launch's runs begin here,
         plan_stop: and end before here.
+        jobs: how many jobs were planned to execute them.
         nodes: how many nodes, and so agents, the job has.
         cluster: "local" or "slurm".
         parallel_runs_per_node: how many slots.
         resources: the launcher's ``resources_config``.
         share_runs: whether to go on with other batches' runs once the home range is done.
-        ordered: whether the launch's journal tells how long runs are expected to take: the longest are claimed first.
+        ordered: whether the launch's journal may tell how long runs are expected to take: the longest are claimed
+            first.
         prefetch: what of a run is prepared while its slot is still busy: "config", "imports", or nothing ("off").
         preload: modules that are imported once, before all runs.
         verbose: whether to say what is scheduled where and why.
@@ -59,6 +61,7 @@ class AgentSettings:
     cwd: str = "."
     resources: dict[str, dict[str, Any] | None] = field(default_factory=dict)
     share_runs: bool = False
+    jobs: int = 1
     ordered: bool = False
     prefetch: str = "config"
     preload: tuple[str, ...] = ()

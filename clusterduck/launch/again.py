@@ -38,6 +38,7 @@ class Launched:
         python: the interpreter that launched.
         code: where the user's code is.
         not_today: why the function as it is today cannot be had, as far as that can be seen without running anything.
+        shared: the runs that new jobs go on with once they are done with their own: first, stop.
     """
 
     number: int
@@ -45,6 +46,7 @@ class Launched:
     python: str
     code: str
     not_today: str | None = None
+    shared: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,17 @@ def launched(
     if payload.sweep_dir is not None:  # the sweep may have been moved since
         folder = paths.place(SweepPaths.of(Path(payload.sweep_dir), paths.sweep).kept(folder))
     code = os.path.dirname(payload.script) if payload.script is not None else cwd
-    return Launched(number, replace(options, submitit_folder=folder), python, code, why_not_today(payload))
+    shared = _planned_runs(connection, paths.sweep, number) if options.share_runs and not changes else (0, 0)
+    return Launched(number, replace(options, submitit_folder=folder), python, code, why_not_today(payload), shared)
+
+
+def _planned_runs(connection: sqlite3.Connection, sweep: str, number: int) -> tuple[int, int]:
+    """The runs of a launch: first, stop."""
+    first, stop = connection.execute(
+        "SELECT min(first_run), max(stop_run) FROM batch WHERE sweep = ? AND launch = ? AND first_run < stop_run",
+        (sweep, number),
+    ).fetchone()
+    return (first or 0, stop or 0)
 
 
 class Again:
@@ -148,6 +160,8 @@ class Again:
                 launch=launch.number,
                 ledger=self._ledger,
                 code=launch.code,
+                plan=launch.shared,
+                ordered=launch.shared != (0, 0),
                 attempts=home,
             )
             for batch, home in zip(batches, homes, strict=True)
@@ -193,7 +207,7 @@ def _planned(batch: str, launch: Launched, home: Sequence[Attempt]) -> BatchPlan
         stop=0,
         nodes=launch.options.nodes,
         slots_per_node=launch.options.parallel_runs_per_node,
-        share_runs=False,
+        share_runs=launch.shared != (0, 0),
         attempts=[(attempt.run, attempt.number) for attempt in home],
     )
 

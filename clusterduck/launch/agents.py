@@ -37,8 +37,8 @@ def settings_for(
         ledger: the ledger's path.
         code: where the user's code is.
         runs: the batch's home range,
-        plan: and the whole launch's: first, stop.
-        ordered: whether the launch's journal tells how long runs are expected to take.
+        plan: and the whole launch's: first, stop; nothing if the batch is to execute only what it was sent for.
+        ordered: whether the launch's journal may tell how long runs are expected to take.
         attempts: the home of a batch for attempts that were put into the queue.
     """
     return AgentSettings(
@@ -49,6 +49,7 @@ def settings_for(
         stop_run=runs[1],
         plan_first=plan[0],
         plan_stop=plan[1],
+        jobs=_jobs(options, plan[1] - plan[0]),
         attempts=tuple(map(str, attempts)),
         nodes=options.nodes,
         cluster=options.cluster,
@@ -73,6 +74,11 @@ def settings_for(
         grace_s=options.grace_s,
         cuda_visible_devices=visible_gpus(options) if options.cluster == "local" else None,
     )
+
+
+def _jobs(options: Options, runs: int) -> int:
+    """How many jobs execute a launch of so many runs."""
+    return -(-runs // (options.runs_per_batch or max(runs, 1)))
 
 
 def visible_gpus(options: Options) -> str | None:

@@ -51,7 +51,9 @@ def _look_up(connection: sqlite3.Connection, job_name: str, runs: Sequence[list[
     sweeps = connection.execute(
         "SELECT id FROM sweep WHERE job_name = ? ORDER BY created_at DESC, id LIMIT ?", (job_name, SWEEPS)
     ).fetchall()
-    wanted = {json.dumps(run): index for index, run in enumerate(runs)}
+    wanted: dict[str, list[int]] = {}
+    for index, run in enumerate(runs):
+        wanted.setdefault(json.dumps(run), []).append(index)
     found: dict[int, float] = {}
     for (sweep,) in sweeps:
         rows = connection.execute(
@@ -59,9 +61,8 @@ def _look_up(connection: sqlite3.Connection, job_name: str, runs: Sequence[list[
             (sweep,),
         ).fetchall()
         for overrides, took in rows:
-            index = wanted.get(overrides)
-            if index is not None:
+            for index in wanted.get(overrides, ()):
                 found.setdefault(index, took)
-        if len(found) == len(wanted):
+        if len(found) == len(runs):
             break
     return found

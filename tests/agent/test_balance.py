@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from clusterduck.events import RunsPlanned
 from clusterduck.journal import JournalWriter
 from clusterduck.model import AgentId, Attempt, State
 from clusterduck.paths import SweepPaths
+from clusterduck.queue import Queue, Requeued
 
 SLOTS = 4
 
@@ -29,6 +31,7 @@ class Node:
     """An agent of a sweep of four jobs."""
 
     def __init__(self, job: int, folder: Path, settings: AgentSettings) -> None:
+        self.settings = settings
         self.claiming = Claiming(settings, AgentId(f"0-{job}", 0, 0), folder, print)
         self.state = AgentState(SLOTS, self.claiming.left, claiming.claimants(settings))
 
@@ -49,7 +52,8 @@ class Simulation:
         writer.append([RunsPlanned(launch=0, runs=runs, expected_s=list(known))])
         writer.close()
         size = -(-len(took) // 4)
-        self._nodes = [
+        self.paths = paths
+        self.nodes = [
             Node(
                 job,
                 folder,
@@ -66,6 +70,7 @@ class Simulation:
                     parallel_runs_per_node=SLOTS,
                     ledger=str(folder / "ledger.db"),
                     share_runs=share,
+                    jobs=4,
                     ordered=bool(known),
                 ),
             )
@@ -74,17 +79,17 @@ class Simulation:
 
     def run(self) -> float:
         """Let all be executed; returns how long that takes, in the time of the simulation."""
-        for job, node in enumerate(self._nodes):
+        for job, node in enumerate(self.nodes):
             for slot in range(SLOTS):
                 self._carry_out(job, node.state.handle(SlotOpened(slot)))
         while self._ends:
             self.now, _, job, slot = heapq.heappop(self._ends)
-            self._carry_out(job, self._nodes[job].state.handle(Ended(slot, State.COMPLETED)))
+            self._carry_out(job, self.nodes[job].state.handle(Ended(slot, State.COMPLETED)))
         assert sorted(run for runs in self.started for run in runs) == list(range(len(self.took)))
         return self.now
 
     def _carry_out(self, job: int, commands: Sequence[Command]) -> None:
-        node = self._nodes[job]
+        node = self.nodes[job]
         for command in commands:
             if isinstance(command, Claim):
                 haul = Haul()
@@ -139,10 +144,31 @@ def test_a_node_begins_with_its_own_longest_and_helps_out_with_the_longest_of_al
 
 def test_attempts_that_others_have_claimed_are_found_out_in_time(tmp_path: Path) -> None:
     simulation = Simulation(tmp_path, [1.0] * 40, share=True)
-    mine, other = simulation._nodes[0].claiming, simulation._nodes[1].claiming
+    mine, other = simulation.nodes[0].claiming, simulation.nodes[1].claiming
     haul, others = Haul(), Haul()
     other.claim(25, others)
     mine.claim(6, haul)
     assert haul.left == 40 - 25 - 6
     assert set(haul.attempts).isdisjoint(others.attempts)
     assert haul.attempts == [Attempt(run, 1) for run in range(6)]
+
+
+def test_a_job_that_replaces_a_dead_one_executes_what_it_was_sent_for_and_then_helps_out(tmp_path: Path) -> None:
+    simulation = Simulation(tmp_path, [1.0] * 40, share=True, known=[float(run) for run in range(40)])
+    home = [Attempt(3, 2), Attempt(7, 1)]
+    for attempt in home:
+        Queue(simulation.paths.queue).put(Requeued(attempt, launch=0, kind="retry", reason="", by="me"))
+    simulation.paths.payload(0).write_bytes(b"")
+    simulation.paths.payload(0).chmod(0o600)
+    settings = replace(
+        simulation.nodes[0].settings, batch="r1-0", first_run=0, stop_run=0, attempts=tuple(map(str, home))
+    )
+    simulation.nodes[0].claiming.claim(2, Haul())
+    spare, haul = Node(4, tmp_path, settings), Haul()
+    assert claiming.claimants(settings) == 4 * SLOTS
+    spare.claiming.claim(40, haul)
+    assert haul.attempts[:2] == home
+    assert haul.attempts[2:] == [Attempt(run, 1) for run in range(39, -1, -1) if run not in (7, 8, 9)], (
+        "the longest first"
+    )
+    assert set(haul.requeued) == set(home)

@@ -339,7 +339,8 @@ def test_a_requeued_run_gets_todays_code_in_the_same_folder(bench: Bench) -> Non
 def test_two_agents_share_a_plan_and_no_run_is_executed_twice(bench: Bench) -> None:
     bench.plan(*["returns"] * 12)
     agents = [
-        bench.start(slots=2, batch=f"0-{k}", first_run=6 * k, stop_run=6 * k + 6, share_runs=True) for k in (0, 1)
+        bench.start(slots=2, batch=f"0-{k}", first_run=6 * k, stop_run=6 * k + 6, share_runs=True, jobs=2)
+        for k in (0, 1)
     ]
     assert [bench.wait(agent) for agent in agents] == [0, 0]
     assert sorted(event.run for event in bench.events(AttemptStarted)) == list(range(12))

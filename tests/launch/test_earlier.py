@@ -35,6 +35,7 @@ def test_the_latest_completed_run_with_the_same_overrides_tells(own_ledger: Path
     past(own_ledger, {"lr=1": 7.0, "lr=2": 3.0, "lr=5": 8.0}, {"lr=1": 5.0, "lr=2": -1.0, "lr=4": 9.0})
     runs = [["lr=1"], ["lr=2"], ["lr=3"], ["lr=5"]]
     assert earlier.durations(own_ledger, "train", runs) == {0: 5.0, 1: 3.0, 3: 8.0}
+    assert earlier.durations(own_ledger, "train", [["lr=1"], ["lr=4"], ["lr=1"]]) == {0: 5.0, 1: 9.0, 2: 5.0}, "twice"
     assert earlier.durations(own_ledger, "other", runs) == {}
     assert earlier.durations(own_ledger.parent / "none" / "ledger.db", "train", runs) == {}
 

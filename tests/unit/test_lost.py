@@ -87,6 +87,19 @@ def test_what_was_preempted_for_good_is_put_back_and_what_slurm_starts_again_is_
     assert sorted(sum(homes(cluster), ())) == ([] if listed else ["10.1", "11.1", "6.2", "7.2", "8.1", "9.1"])
 
 
+def test_a_job_that_replaces_a_dead_one_shares_the_runs_of_the_launch(tmp_path: Path, cluster: Cluster) -> None:
+    sweep = ActsSweep(tmp_path / "other", max_retries=1, share_runs=True)
+    with Replica.open(sweep.ledger) as replica:
+        lose(sweep, replica, "0-1", sweep.builder.started(time.time(), 6))
+        plans = {(agent.share_runs, agent.plan_first, agent.plan_stop, agent.jobs) for agent in cluster.agents}
+        assert plans == {(True, 0, 12, 6)}
+        replica.catch_up(look_at=[sweep.id])
+        shared = {batch.id: batch.share_runs for batch in queries.batches(replica.connection, sweep.id)}
+        assert {shared[agent.batch] for agent in cluster.agents} == {True}
+        other = again.launched(replica.connection, sweep.paths, 0, {"timeout_min": 5})
+        assert other.shared == (0, 0), "with other settings, only what it was sent for"
+
+
 def test_nothing_is_put_back_that_nobody_asked_for(tmp_path: Path, cluster: Cluster) -> None:
     sweep = ActsSweep(tmp_path / "other")
     with Replica.open(sweep.ledger) as replica:
