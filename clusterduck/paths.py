@@ -236,7 +236,11 @@ class SweepPaths:
 
     def place(self, kept: str) -> str:
         """Where what is on record lies now: the inverse of :meth:`kept`."""
-        return os.path.normpath(os.path.join(self.sweep_dir, kept))
+        return os.path.normpath(os.path.join(self._sweep_dir_text, kept))
+
+    @cached_property
+    def _sweep_dir_text(self) -> str:
+        return str(self.sweep_dir)
 
     @property
     def queue(self) -> Path:
@@ -286,7 +290,12 @@ class SweepPaths:
 
     def result(self, attempt: Attempt) -> Path:
         """The result of one attempt."""
-        return self.results / f"{attempt}.pkl"
+        return self.results / self.result_name(attempt)
+
+    @staticmethod
+    def result_name(attempt: Attempt) -> str:
+        """What its file is called, among the ``results``."""
+        return f"{attempt}.pkl"
 
     def create(self, readable_by: int | None = None) -> None:
         """Make the sweep's folders.

@@ -40,14 +40,14 @@ def take_in(new: Sequence[Event], changes: Changes, who: AgentId | None) -> None
         handler = handlers.get(type(event))
         if handler is not None:
             handler(facts, event)
-        changes.latest = max(changes.latest, event.time)
+    changes.latest = max(changes.latest, *(event.time for event in new))
     if who is not None:
         facts.note_agent_seen()
 
 
 def _load(new: Sequence[Event], changes: Changes) -> None:
     """Read the rows that the events are about, all at once."""
-    attempts = [(event.run, event.attempt) for event in new if isinstance(event, _OF_ATTEMPTS)]
+    attempts = {(event.run, event.attempt) for event in new if isinstance(event, _OF_ATTEMPTS)}
     planned = [number for event in new if isinstance(event, events.RunsPlanned) for number, _ in event.runs]
     runs = {run for run, _ in attempts}
     changes.attempts.load("run", runs, attempts)
@@ -64,6 +64,7 @@ class _Facts:
         self._changes = changes
         self._who = who
         self._row: AgentRow | None = None
+        self._results = str(changes.paths.results)
 
     # --- what a launch says
 
@@ -233,7 +234,9 @@ class _Facts:
         agent = self._agent() if of_agent is None else of_agent
         row = self._changes.attempts.change(run, number)
         owner = (agent.restart, agent.batch, agent.node)
-        if row.batch is not None and (row.restart, row.batch, row.node) != owner:
+        if (row.restart, row.batch, row.node) == owner:
+            return row
+        if row.batch is not None:
             if owner < (row.restart or 0, row.batch, row.node or 0):
                 return None
             if row.slot is not None:
@@ -320,10 +323,13 @@ class _Facts:
         row.exit_code, row.signal, row.by_job_end = event.exit_code, event.signal, event.by_job_end
         row.exception_type, row.exception_message = event.exception_type, event.exception_message
         row.traceback, row.return_value = event.traceback, event.return_value
-        row.result = None if event.result is None else str(self._changes.paths.result(Attempt(row.run, row.number)))
+        row.result = None if event.result is None else self._place_of_result(Attempt(row.run, row.number))
         row.peak_memory_bytes, row.cpu_time_s = event.peak_memory_bytes, event.cpu_time_s
         row.started_at = None if event.started_at is None else times.to_text(event.started_at)
         row.ended_at = times.to_text(event.time)
+
+    def _place_of_result(self, attempt: Attempt) -> str:
+        return os.path.join(self._results, self._changes.paths.result_name(attempt))
 
 
 _HANDLERS: dict[type[Event], Callable[[_Facts, Any], None]] = {

@@ -141,10 +141,11 @@ class Attempts(Table[AttemptRow]):
 
     def change(self, *key: Any) -> AttemptRow:
         """The row with this key, to be written back."""
-        is_first = key not in self._changed
-        row = super().change(*key)
-        if is_first and (took := took_of(row)) is not None:
-            self.took_before.setdefault((row.run, row.number), took)
+        row = self._changed.get(key)
+        if row is None:
+            row = super().change(*key)
+            if (took := took_of(row)) is not None:
+                self.took_before.setdefault((row.run, row.number), took)
         return row
 
 
