@@ -113,6 +113,7 @@ def _run_agent(settings: AgentSettings, environ: dict[str, str]) -> int:
     left = claiming.left
     writer.start()
     if agent.restart:
+        writer.show_up()
         writer.do(Recovery(settings, agent, claiming, say).run, "see what the job's earlier agents left unfinished")
     writer.look()
     try:
@@ -130,6 +131,8 @@ def _run_agent(settings: AgentSettings, environ: dict[str, str]) -> int:
         say(traceback.format_exc())
         end = _End("the agent itself failed; its log has the traceback", succeeded=False)
     say(end.reason)
+    if end.superseded:
+        writer.do(Recovery(settings, agent, claiming, say).hand_over, "put back what this agent leaves")
     exit_code = 0 if end.succeeded else 1
 
     def last_words(result_lost: bool) -> Event:
@@ -149,7 +152,7 @@ def _run_agent(settings: AgentSettings, environ: dict[str, str]) -> int:
         )
         _log.write(b"".join(lost))
     _publish_last(settings, HURRIED_PATIENCE_S if end.hurried else PUBLISHING_PATIENCE_S)
-    if not lost and (end.timed_out or settings.nodes > 1):
+    if not (lost or end.superseded) and (end.timed_out or settings.nodes > 1):
         job_id = _job_id(environ, settings.cluster)
         exit_code = send_back(settings, agent, job_id, say, hurried=end.hurried) or exit_code
     shutil.rmtree(scratch, ignore_errors=True)
@@ -175,6 +178,7 @@ class _End:
     timed_out: bool = False
     drained: bool = False  # somebody asked it to claim nothing more
     hurried: bool = False  # the job was told to end
+    superseded: bool = False  # a later restart of the job has taken over
 
 
 def _work(
@@ -246,7 +250,7 @@ def _work(
     supervisor.run()
     completed, unsuccessful = supervisor.completed, supervisor.unsuccessful
     reason = supervisor.fatal or f"{completed} runs completed, {unsuccessful} did not"
-    succeeded = not (unsuccessful or supervisor.fatal or supervisor.result_lost)
+    succeeded = not (unsuccessful or supervisor.fatal or supervisor.result_lost or supervisor.superseded)
     state = None
     if supervisor.told_to_end is not None:
         state, why = supervisor.told_to_end
@@ -258,6 +262,7 @@ def _work(
         timed_out=supervisor.timed_out,
         drained=supervisor.drained,
         hurried=supervisor.hurried,
+        superseded=supervisor.superseded,
     )
 
 

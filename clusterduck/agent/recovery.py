@@ -29,6 +29,10 @@ MOST_LOSSES = 2
 class Recovery:
     """One agent's part of recovering what the job's earlier agents left: what the agent of the same node index had.
 
+    An agent that finds out late that its job was started again does the same for what it had itself, since its
+    successor may have looked before that was there to be seen. Its claims stand: a run that could be claimed once more
+    although a new attempt of it is in the queue would be executed twice.
+
     Args:
         settings: the batch's.
         agent: the new agent.
@@ -43,23 +47,37 @@ class Recovery:
         self._say = say
         self._sweep = SweepPaths(Path(settings.sweep_root))
         self._queue = Queue(self._sweep.queue)
-        name = f"recovery-{agent.batch}-{agent.restart}.{agent.node}"
-        self._act = JournalWriter(self._sweep.acts, self._sweep.sweep, f"recovery by agent {agent}", name=name)
+        self._act: JournalWriter | None = None
         self._recorded = False
         self._folders: dict[int, str] = {}
         self._in_queue: set[Attempt] = set()
 
     def run(self) -> None:
-        """Do it.
+        """Recover what the job's earlier agents left.
 
         Raises:
             OSError: call again; what was put back stays put back.
         """
-        earlier = [
-            (agent, files)
-            for agent, files in self._sweep.agent_journals(self._settings.batch).items()
-            if agent.restart < self._agent.restart and agent.node % self._settings.nodes == self._agent.node
-        ]
+        self._recover(
+            "recovery",
+            lambda other: other.restart < self._agent.restart and other.node % self._settings.nodes == self._agent.node,
+        )
+
+    def hand_over(self) -> None:
+        """Put back what this agent itself leaves to the one that has taken over; all of it must have ended.
+
+        Raises:
+            OSError: call again; what was put back stays put back.
+        """
+        self._recover("handing-over", lambda other: other == self._agent)
+
+    def _recover(self, kind: str, is_meant: Callable[[AgentId], bool]) -> None:
+        journals = self._sweep.agent_journals(self._settings.batch).items()
+        earlier = [(agent, files) for agent, files in journals if is_meant(agent)]
+        if self._act is None:
+            name = f"{kind}-{self._agent.batch}-{self._agent.restart}.{self._agent.node}"
+            said_by = f"{kind} by agent {self._agent}"
+            self._act = JournalWriter(self._sweep.acts, self._sweep.sweep, said_by, name=name)
         self._in_queue = set(self._queue.listing())
         started: set[Attempt] = set()
         ended: dict[Attempt, AttemptEnded] = {}
@@ -83,6 +101,7 @@ class Recovery:
             self._act.close()
 
     def _record(self, event: Event) -> None:
+        assert self._act is not None
         self._recorded = True
         self._act.append([event])
         self._act.flush(sync=True)

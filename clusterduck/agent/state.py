@@ -70,7 +70,17 @@ class MoreToClaim:
     left: int
 
 
-Event = SlotOpened | Claimed | Ended | Drained | StopAsked | CancelAsked | MoreToClaim
+@dataclass(frozen=True)
+class Doubted:
+    """The job may have been started again elsewhere: nothing is started or claimed until that is known."""
+
+
+@dataclass(frozen=True)
+class Reassured:
+    """It was not: all goes on."""
+
+
+Event = SlotOpened | Claimed | Ended | Drained | StopAsked | CancelAsked | MoreToClaim | Doubted | Reassured
 
 # --- commands
 
@@ -161,6 +171,7 @@ class AgentState:
         self._claimants = claimants
         self._draining = False
         self._stopping = False
+        self._in_doubt = False
         self._finished = False
         self.completed = 0
         self.unsuccessful = 0
@@ -174,6 +185,11 @@ class AgentState:
     def stopping(self) -> bool:
         """Whether the job has to end."""
         return self._stopping
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the job may have been started again elsewhere."""
+        return self._in_doubt
 
     @property
     def draining(self) -> bool:
@@ -222,6 +238,8 @@ class AgentState:
             self._left = event.left
         elif isinstance(event, CancelAsked):
             commands += self._cancel(event)
+        elif isinstance(event, (Doubted, Reassured)):
+            self._in_doubt = isinstance(event, Doubted)
         else:
             commands += self._drain()
             if isinstance(event, StopAsked) and not self._stopping:
@@ -260,6 +278,8 @@ class AgentState:
         return commands
 
     def _schedule(self) -> list[Command]:
+        if self._in_doubt and not self._stopping:
+            return []
         commands: list[Command] = []
         free = [slot for slot, is_open in enumerate(self._open) if is_open and slot not in self._busy]
         while free and self._ready:

@@ -19,6 +19,7 @@ from clusterduck.agent import state as decisions
 from clusterduck.agent.attendance import Attendance
 from clusterduck.agent.deadline import Deadline
 from clusterduck.agent.errands import Errands
+from clusterduck.agent.fence import Pulse
 from clusterduck.agent.load import LoadWatch
 from clusterduck.agent.process import ForkServer, Verdict
 from clusterduck.agent.recovery import requeued_event
@@ -28,7 +29,7 @@ from clusterduck.agent.running import Running
 from clusterduck.agent.samples import Sampler
 from clusterduck.agent.settings import AgentSettings
 from clusterduck.agent.timers import Timers
-from clusterduck.agent.writer import ClaimsMade, FolderGone, InboxRead, PayloadFetched, QueueSeen, Writer
+from clusterduck.agent.writer import ClaimsMade, FolderGone, InboxRead, NotSuperseded, PayloadFetched, QueueSeen, Writer
 from clusterduck.events import AttemptEnded, Heartbeat, RunsClosed
 from clusterduck.inbox import Request
 from clusterduck.model import FAILED_STATES, AgentId, Attempt, Slot, State
@@ -117,11 +118,14 @@ class Supervisor:
         )
         self._load = LoadWatch(Sampler(slots), self._attendance.groups, READINGS_YOUNG_S)
         self._rhythm = Rhythm(clock.now())
+        self._pulse = Pulse()
+        self._postponed: list[Callable[[], None]] = []  # until it is known whether the job was started again
         self._failures = 0
         self._too_many_failures = f"never started: max_failures={settings.max_failures} runs of the sweep had failed"
         self.fatal: str | None = None  # why the agent could not do its work, if so
         self.told_to_end: tuple[State, str] | None = None  # how and why the job had to end before its work was done
         self.timed_out = False  # whether the job's time limit kept it from doing all
+        self.superseded = False  # whether a later restart of the job has taken over
         self.drained = False  # whether somebody asked to claim nothing more
         self.result_lost = False  # whether the result of a run could be kept nowhere
 
@@ -152,13 +156,46 @@ class Supervisor:
         self._every(CODE_LOOK_S, self._look_at_code)
         self._look_at_code()
         if self._deadline.last_call is not None:
-            self._timers.add(max(0.0, self._deadline.last_call - clock.now()), self._last_call)
+            until = max(0.0, self._deadline.last_call - clock.now())
+            self._timers.add(until, lambda: self._unless_in_doubt(self._last_call))
         while not self._finished:
-            for key, _ in self._selector.select(self._timers.wait_s()):
+            ready = self._selector.select(self._timers.wait_s())
+            self._doubt_after_a_lapse()
+            for key, _ in ready:
                 key.data()
             self._timers.run_due()
         self._beat()
         self._close()
+
+    # --- after standing still
+
+    def _doubt_after_a_lapse(self) -> None:
+        """If this process stood still for long, start nothing before it is known whether the job was started again."""
+        if self._pulse.lapsed() and not self._state.stopping:
+            self._say("the agent stood still for a while: looking whether the job was started again meanwhile")
+            self._decide(decisions.Doubted())
+            self._writer.look_for_restart()
+        self._pulse.mark()
+
+    def _unless_in_doubt(self, action: Callable[[], None]) -> None:
+        """Do it now, or as soon as it is known that the job was not started again."""
+        if self._state.in_doubt:
+            self._postponed.append(action)
+        else:
+            action()
+
+    def _reassure(self) -> None:
+        postponed, self._postponed = self._postponed, []
+        self._decide(decisions.Reassured())
+        for action in postponed:
+            action()
+
+    def _step_down(self) -> None:
+        """End, and at once: whatever a run still wrote might be over what its successor has written."""
+        if not self.superseded:
+            self.superseded = True
+            why = "the job was started again; this is what was left of its earlier start"
+            self._stop(State.PREEMPTED, why, grace_s=0.0)
 
     # --- wiring
 
@@ -211,6 +248,8 @@ class Supervisor:
                 self._give_up(f"The sweep's folder {answer.folder} is gone: it was moved or deleted while the job ran.")
             elif isinstance(answer, InboxRead):
                 self._on_inbox(answer)
+            elif isinstance(answer, NotSuperseded):
+                self._reassure()
             elif isinstance(answer, PayloadFetched):
                 self._on_payload(answer.error)
 
@@ -240,7 +279,7 @@ class Supervisor:
         for request in answer.requests:
             self._obey(request)
         if answer.superseded:
-            self._stop(State.PREEMPTED, "the job was started again; this is what was left of its earlier start")
+            self._step_down()
 
     def _obey(self, request: Request) -> None:
         self._say(f"{request.by} asks to {request.kind} {', '.join(map(str, request.attempts[:20]))}".rstrip())
@@ -256,13 +295,13 @@ class Supervisor:
 
     # --- the job's end
 
-    def _stop(self, state: State, why: str) -> None:
+    def _stop(self, state: State, why: str, grace_s: float = JOB_END_GRACE_S) -> None:
         """End the job: claim nothing more, ask what runs to end, and see to it that it does."""
         if not self._state.stopping:
             self._say(f"ending the job: {why}")
             self.timed_out = self.timed_out or state is State.TIMEOUT
             self.told_to_end = (state, why)
-            self._decide(decisions.StopAsked(state, why, JOB_END_GRACE_S))
+            self._decide(decisions.StopAsked(state, why, grace_s))
 
     def _give_up(self, why: str) -> None:
         self.fatal = self.fatal or why
@@ -322,7 +361,7 @@ class Supervisor:
         if verdict.state is State.COMPLETED and running.started_at is not None:
             self._deadline.ran(clock.now() - running.started_at)
         elif not verdict.with_job:
-            self._retry_or_mark(running, verdict)
+            self._unless_in_doubt(lambda: self._retry_or_mark(running, verdict))
         self._mind_the_clock()
         self._decide(decisions.Ended(running.slot.index, verdict.state))
 

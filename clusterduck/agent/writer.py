@@ -20,8 +20,9 @@ from pathlib import Path
 
 from clusterduck import inbox, sharing
 from clusterduck.agent.claiming import Claiming, Haul
+from clusterduck.agent.fence import Pulse
 from clusterduck.errors import ClusterduckError
-from clusterduck.events import AttemptEnded, Event, RunsClosed
+from clusterduck.events import AttemptEnded, Event, Heartbeat, RunsClosed
 from clusterduck.journal import JournalWriter, encode
 from clusterduck.model import Attempt, State
 from clusterduck.queue import Requeued
@@ -68,6 +69,12 @@ class InboxRead:
 
 
 @dataclass(frozen=True)
+class NotSuperseded:
+    """The answer to :meth:`Writer.look_for_restart`, if the job was not started again; else it is an
+    :class:`InboxRead`."""
+
+
+@dataclass(frozen=True)
 class _Kept:
     """A result on the node's own disk that has to be put in place before the end of its attempt is reported."""
 
@@ -82,7 +89,7 @@ class FolderGone:
     folder: Path
 
 
-Answer = FolderGone | ClaimsMade | QueueSeen | PayloadFetched | InboxRead
+Answer = FolderGone | ClaimsMade | QueueSeen | PayloadFetched | InboxRead | NotSuperseded
 
 
 class Writer:
@@ -121,6 +128,8 @@ class Writer:
         self._lost_results = False
         self._sync = False
         self._folder_made = False
+        self._looked = Pulse()  # for a later restart of the job
+        self._superseded = False
         self._failing_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._closing = threading.Event()  # what cannot be done now is not tried much longer
@@ -183,6 +192,15 @@ class Writer:
     def read_inbox(self) -> None:
         """Have the inbox emptied; answered by :class:`InboxRead` if there was anything."""
         self._orders.put(self._do_read_inbox)
+
+    def show_up(self) -> None:
+        """Have the agent's folder made, by which earlier agents of its job see that it has taken over."""
+        self.do(self._make_folders, "make the agent's folder")
+
+    def look_for_restart(self) -> None:
+        """Have it found out whether a later restart of the job has taken over; answered by :class:`InboxRead` if so,
+        else by :class:`NotSuperseded`."""
+        self._orders.put(self._do_look_for_restart)
 
     def do(self, action: Callable[[], None], what: str) -> None:
         """Have something else done on the shared file system, again and again while that fails in a way that may
@@ -298,18 +316,16 @@ class Writer:
         with contextlib.suppress(queue.Empty):
             while True:
                 new, sync = self._reports.get_nowait()
+                if self._is_superseded():  # what became of our runs is told, but not that all is as it was
+                    new = [event for event in new if not isinstance(event, Heartbeat)]
                 self._journal.append(new)
                 self._sync = self._sync or sync
         if last and self._last_words is not None:
             self._journal.append([self._last_words(self._lost_results)])
             self._last_words = None
         try:
-            if not self._folder_made and (last or self._journal.pending):
-                # The inbox too: a name that was absent, NFS goes on calling absent for up to half a minute
-                for folder in (self._folder.parent, self._folder):
-                    sharing.make_folder(folder, exist_ok=True)
-                (self._folder / "inbox").mkdir(0o700, exist_ok=True)
-                self._folder_made = True
+            if last or self._journal.pending:
+                self._make_folders()
             if last:
                 self._journal.close()
             elif self._journal.pending:
@@ -324,6 +340,39 @@ class Writer:
                 self._spool.unlink(missing_ok=True)
             self._say("the journal can be written again; nothing was lost")
         return True
+
+    def _make_folders(self) -> None:
+        """Make the agent's folder, once; and the inbox: a name that was absent, NFS goes on calling absent for up to
+        half a minute."""
+        if not self._folder_made:
+            for folder in (self._folder.parent, self._folder):
+                sharing.make_folder(folder, exist_ok=True)
+            (self._folder / "inbox").mkdir(0o700, exist_ok=True)
+            self._folder_made = True
+
+    def _look_for_later(self) -> None:
+        """See whether a later restart of the job has an agent."""
+        restart = int(self._folder.name.partition(".")[0])
+        others = [name.partition(".")[0] for name in os.listdir(self._folder.parent)]
+        self._superseded = any(other.isdecimal() and int(other) > restart for other in others)
+        self._looked.mark()
+
+    def _is_superseded(self) -> bool:
+        """Whether a later restart has taken over, after a look if the last one was long ago."""
+        if not self._superseded and self._looked.lapsed():
+            with contextlib.suppress(OSError):  # then what follows fails as well, or the next look tells
+                self._look_for_later()
+            if self._superseded:
+                self._answer(InboxRead([], superseded=True))
+        return self._superseded
+
+    def _do_look_for_restart(self) -> None:
+        def look() -> None:
+            self._make_folders()
+            self._look_for_later()
+            self._answer(InboxRead([], superseded=True) if self._superseded else NotSuperseded())
+
+        self._insist(look, "see whether the job was started again")
 
     def _keep(self, error: OSError) -> None:
         kept = f"in {self._spool}"
@@ -386,13 +435,20 @@ class Writer:
     def _do_claim(self, count: int) -> None:
         haul = Haul()
         try:
-            self._insist(lambda: self._claiming.claim(count, haul), "claim a run")
+            if not self._is_superseded():
+                self._insist(lambda: self._claiming.claim(count, haul), "claim a run")
         finally:
             self._answer(ClaimsMade(count, haul))
 
     def _do_release(self, attempts: tuple[Attempt, ...]) -> None:
+        def release(attempt: Attempt) -> None:
+            with contextlib.suppress(FileNotFoundError):  # no agent has a folder yet
+                self._look_for_later()
+            if not self._superseded:  # else it was put back as another attempt, or will be
+                self._claiming.release(attempt)
+
         for attempt in attempts:
-            self._insist(lambda attempt=attempt: self._claiming.release(attempt), "give back a run")  # type: ignore[misc]
+            self._insist(lambda attempt=attempt: release(attempt), "give back a run")  # type: ignore[misc]
 
     def _do_look(self) -> None:
         with contextlib.suppress(OSError):  # it is asked for again
@@ -407,16 +463,13 @@ class Writer:
 
     def _do_read_inbox(self) -> None:
         requests: list[inbox.Request] = []
-        superseded = False
         with contextlib.suppress(OSError):  # it is asked for again; and what was taken is not forgotten
             requests, refused = inbox.take(self._folder / "inbox")
             for sentence in refused:
                 self._say(sentence)
-            restart = self._folder.name.partition(".")[0]
-            others = [name.partition(".")[0] for name in os.listdir(self._folder.parent)]
-            superseded = any(other.isdecimal() and int(other) > int(restart) for other in others)
-        if requests or superseded:
-            self._answer(InboxRead(requests, superseded))
+            self._look_for_later()
+        if requests or self._superseded:
+            self._answer(InboxRead(requests, self._superseded))
 
     def _do_fetch(self, launch: int) -> None:
         until = time.monotonic() + PAYLOAD_PATIENCE_S

@@ -36,18 +36,14 @@ def agent_end(agent: AgentRow, closings: Iterable[Closing], agents: Iterable[Age
         closings: what was concluded of its batch.
         agents: all agents of its batch; a later restart shows that this one is gone.
     """
-    ends = list(closings)
+    end = _first_not_outlived(closings, agent.seen_at)
     later = [(a.started_at, a.restart) for a in agents if a.restart > agent.restart and a.started_at is not None]
-    if later:
+    if later:  # even if it was heard of after that: a host that was frozen goes on for a moment
         at, restart = min(later)
-        ends.append(
-            Closing(
-                at,
-                State.NODE_FAIL.value,
-                f"The job was started again (restart {restart}), and the agent before it never said how it ended.",
-            )
-        )
-    return _first_not_outlived(ends, agent.seen_at)
+        why = f"The job was started again (restart {restart}), and the agent before it never said how it ended."
+        gone = Closing(at, State.NODE_FAIL.value, why)
+        end = gone if end is None else min(end, gone, key=lambda c: (c.at, c.state, c.reason or ""))
+    return end
 
 
 def settle_batch(
