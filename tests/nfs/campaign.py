@@ -9,12 +9,15 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from evidence import REPLICA_S, Amiss, Effect, differences, effects, judge, lag, lateness, lines, readings
 from machines import LEASE_S, Lab, wait_until
+
+#: What there is to do, in this order.
+SWEEPS = ("plain", "power", "pause", "late", "publish", "restart", "full")
 
 #: How soon a request is to be delivered, in seconds.
 REQUEST_S = 5.0
@@ -28,6 +31,12 @@ SWEEP_S = 240.0
 
 #: How long a machine is frozen, in seconds.
 PAUSE_S = 60.0
+
+#: Slurm calls a silent node down after so many seconds, where that is wanted, and else.
+SHORT_TIMEOUT_S, USUAL_TIMEOUT_S = 15, 150
+
+#: How long a client that wakes late may take to see that its job was started again and to end all it has, in seconds.
+STEP_DOWN_S = 20.0
 
 #: How long a machine is without power before it is switched on again, in seconds.
 DARK_S = 5.0
@@ -99,18 +108,18 @@ class Campaign:
         self._notes = lab.shared / f"notes-{version}"
         self._notes.mkdir()
         self._inside = f"/host/notes-{version}"
-        self._readers: list[subprocess.Popen[bytes]] = []
+        self._readers: dict[str, tuple[subprocess.Popen[bytes], float]] = {}  # and since when
         self._loads: list[float] = []  # of the real machine, when each sweep began
         self.rows = rows
         lab.run("login", f"mkdir -p {self._project}")
-        for name in ("sweep_app.py", "watch.py", "poll_ledger.py", "fold_anew.py"):
+        for name in ("sweep_app.py", "watch.py", "poll_ledger.py", "fold_anew.py", "publish_and_hold.py"):
             shutil.copy(app / name, lab.shared)
             lab.run("login", f"cp /host/{name} {self._project}/")
 
-    def run(self, only: str | None) -> None:
-        """Do everything, or one thing only."""
-        for name in ("plain", "power", "pause", "restart", "full"):
-            if only in (None, name):
+    def run(self, only: Collection[str]) -> None:
+        """Do these sweeps."""
+        for name in SWEEPS:
+            if name in only:
                 getattr(self, f"_{name}")()
         self._stop_readers()
         self._compare()
@@ -140,6 +149,87 @@ class Campaign:
             time.sleep(PAUSE_S)
             self._lab.resume("c1")
             sweep.amiss.append(Amiss(began, time.time() + SETTLE_S, ("c1",)))
+
+    def _late(self) -> None:
+        """A client is paused until Slurm has started its job on the other one; and when it wakes, slurmd there does
+        nothing, so that nobody ends what it still has but its own agent."""
+        self._set_slurm_timeout(SHORT_TIMEOUT_S)
+        with self._sweep("a client wakes after its job was started elsewhere", 12, 8, more="+counted=true") as sweep:
+            self._wait_for_the_middle(sweep)
+            held = {(e.run, e.attempt) for e in self._told(sweep) if e.host == "c1" and not e.when("completed")}
+            began = time.time()
+            self._lab.run("c1", "kill -STOP $(pidof slurmd)")
+            self._lab.pause("c1")
+            self._wait_for(
+                sweep,
+                lambda told: any(e.attempt > 1 and e.host == "c2" for e in told),
+                "the job of the paused client is executed elsewhere",
+            )
+            woken = time.time()
+            self._lab.resume("c1")
+            wait_until(lambda: not self._runs_on("c1"), "the client that woke ends all it has", STEP_DOWN_S)
+            sweep.note = f"asleep for {woken - began:.0f} s, all ended {time.time() - woken:.1f} s after it woke"
+            self._lab.run("c1", "kill -CONT $(pidof slurmd)")
+            sweep.amiss.append(Amiss(began, time.time() + SETTLE_S, ("c1",)))
+            self._wait_for_the_end(sweep)
+            since = {(e.run, e.attempt) for e in self._told(sweep) if e.host == "c1" and e.said[0][1] > woken}
+            if since:
+                sweep.complaints.append(f"begun by the client that woke: {sorted(since)}")
+            if not held:
+                sweep.complaints.append("nothing ran on the client when it was paused")
+            self._command(f"logs {sweep.id} >/dev/null || true")
+        self._set_slurm_timeout(USUAL_TIMEOUT_S)
+
+    def _runs_on(self, name: str) -> bool:
+        """Whether an agent, or anything it started, is alive on a machine."""
+        return bool(self._lab.run(name, "pgrep -f '[s]ubmitit|clusterduck.agent|sweep_app'", check=False).strip())
+
+    def _set_slurm_timeout(self, seconds: int) -> None:
+        change = f"sed -i s/^SlurmdTimeout=.*/SlurmdTimeout={seconds}/ /etc/slurm/slurm.conf"
+        for name in ("c1", "c2", "login"):
+            self._lab.run(name, change)
+        self._lab.run("login", "scontrol reconfigure")
+
+    def _publish(self) -> None:
+        """The login node loses its power when it has written the new ledger and is about to rename it."""
+        with self._sweep("the login node loses power while it publishes", runs=12, seconds=6) as sweep:
+            self._wait_for_the_middle(sweep)
+            began = time.time()
+            hold = self._prepared(f"python3 publish_and_hold.py {self._ledger} {self._inside}/about-to-rename")
+            holding = self._lab.start("login", hold, self._notes / "hold.log")
+            mark = self._notes / "about-to-rename"
+            wait_until(mark.exists, "the login node is about to rename the ledger", SWEEP_S)
+            self._lab.kill("login")
+            holding.wait()
+            beside = self._leavings()
+            time.sleep(DARK_S)
+            self._lab.boot("login")
+            self._start_readers()
+            sweep.amiss.append(Amiss(began, time.time() + SETTLE_S))
+            if not beside:
+                sweep.complaints.append("the login node was not caught while it published")
+            self._wait_for_the_end(sweep)
+            wait_until(self._lock_is_gone, "the dead publisher's lock goes", SWEEP_S)
+            export = self._project.replace(self._mount, "/export")
+            for name in beside:  # nobody waits for an hour here
+                self._lab.run("srv", f"touch -d '2 hours ago' {export}/.clusterduck/{name}")
+            self._command("rebuild")
+            left = self._leavings() & beside
+            sweep.note = f"{len(beside)} leavings, {len(left)} after they had become old"
+            if left:
+                sweep.complaints.append(f"never cleaned up: {left}")
+
+    def _leavings(self) -> set[str]:
+        """What publishers on the login node have beside the ledger, as the server sees it."""
+        export = self._project.replace(self._mount, "/export")
+        return {name for name in self._lab.run("srv", f"ls -A {export}/.clusterduck").split() if ".db.login." in name}
+
+    def _lock_is_gone(self) -> bool:
+        """Whether a lock that is there is not the dead publisher's."""
+        export = self._project.replace(self._mount, "/export")
+        lock = f"{export}/.clusterduck/.ledger.db.lock"
+        age = self._lab.run("srv", f"echo $(( $(date +%s) - $(stat -c %Y {lock} 2>/dev/null || date +%s) ))")
+        return int(age) < DARK_S
 
     def _restart(self) -> None:
         with self._sweep("the server restarts", runs=12, seconds=5) as sweep:
@@ -198,13 +288,15 @@ class Campaign:
     # --- how a sweep goes
 
     @contextlib.contextmanager
-    def _sweep(self, what: str, runs: int, seconds: float, long: tuple[int, ...] = ()) -> Iterator[Sweep]:
+    def _sweep(
+        self, what: str, runs: int, seconds: float, long: tuple[int, ...] = (), more: str = ""
+    ) -> Iterator[Sweep]:
         began = time.time()
         self._loads.append(os.getloadavg()[0])
         before = set(self._sweeps())
         folder = what.replace(" ", "-")
         self._inside_project(
-            f"python3 sweep_app.py --multirun '+number=range({runs})' +seconds={seconds} '+long={list(long)}'"
+            f"python3 sweep_app.py --multirun '+number=range({runs})' +seconds={seconds} '+long={list(long)}' {more}"
             f" hydra/launcher=clusterduck_slurm hydra.launcher.parallel_runs_per_node=2"
             f" hydra.launcher.total_runs_per_node={-(-runs // 2)} hydra.launcher.share_runs=true"
             f" hydra.launcher.publish_interval_s=3 hydra.launcher.timeout_min=20 hydra.sweep.dir=out/{folder}"
@@ -310,17 +402,18 @@ class Campaign:
     # --- readers
 
     def _start_readers(self) -> None:
-        if self._readers:
-            return
-        watch = self._prepared(f"python3 watch.py {self._ledger} {self._inside}")
-        self._readers.append(self._lab.start("login", watch, self._notes / "watch.log"))
-        for name in ("login", "c2"):
-            poll = self._prepared(f"python3 poll_ledger.py {self._ledger} {self._inside} poll-{name}")
-            self._readers.append(self._lab.start(name, poll, self._notes / f"poll-{name}.log"))
+        """Start those that are not at work, as when their machine has lost its power."""
+        watch = f"python3 watch.py {self._ledger} {self._inside}"
+        poll = f"python3 poll_ledger.py {self._ledger} {self._inside} poll-"
+        commands = {"watch": ("login", watch), "login": ("login", f"{poll}login"), "c2": ("c2", f"{poll}c2")}
+        for name, (machine, command) in commands.items():
+            if name not in self._readers or not self._lab.is_since(machine, self._readers[name][1]):
+                reader = self._lab.start(machine, self._prepared(command), self._notes / f"{name}.log")
+                self._readers[name] = (reader, time.monotonic())
 
     def _stop_readers(self) -> None:
         (self._notes / "stop").touch()
-        for reader in self._readers:
+        for reader, _ in self._readers.values():
             if reader.wait(60):
                 self.rows[-1].complaints.append(f"a reader ended with exit code {reader.returncode}, see {self._notes}")
         self._readers.clear()

@@ -19,6 +19,9 @@ TABLES = {
 }
 
 
+#: How an attempt may have ended here.
+ENDS = ("COMPLETED", "CANCELLED", "FAILED", "NODE_FAIL", "PREEMPTED")
+
 #: How far a replica may be behind, in seconds.
 REPLICA_S = 3.0
 
@@ -115,7 +118,7 @@ def judge(ledger: Path, sweep: str, runs: int, told: Iterable[Effect], cancelled
     for key, (state, host, why) in ends.items():
         if key not in did and state == "COMPLETED":
             complain(f"attempt {key} is COMPLETED on {host} and never began")
-        if state not in ("COMPLETED", "CANCELLED", "FAILED", "NODE_FAIL") or (state != "COMPLETED" and not why):
+        if state not in ENDS or (state != "COMPLETED" and not why):
             complain(f"attempt {key} is {state} with the reason {why!r}")
     for run in range(runs):
         of_run = [(number, state) for (one, number), (state, _, _) in sorted(ends.items()) if one == run]

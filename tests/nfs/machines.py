@@ -59,6 +59,7 @@ class Lab:
         self._folder = folder
         self.shared = folder / "shared"
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._switched_on: dict[str, float] = {}
 
     def __enter__(self) -> Lab:
         for name in ("ready", "effects"):
@@ -104,6 +105,10 @@ class Lab:
         """Power on again, and wait until it is ready."""
         self._start(name)
         self._wait_until_ready(name)
+
+    def is_since(self, name: str, moment: float) -> bool:
+        """Whether it has had power ever since a moment of the monotonic clock."""
+        return name in self._running and self._switched_on[name] < moment
 
     def pause(self, name: str) -> None:
         """Freeze it, clock and all; the clock is right again as soon as it goes on."""
@@ -175,6 +180,7 @@ class Lab:
             f"duck_lease={LEASE_S}",
             f"duck_host={self.shared}",
         ]
+        self._switched_on[name] = time.monotonic()
         with (self._folder / f"{name}.log").open("ab") as log:
             self._running[name] = subprocess.Popen(
                 command,

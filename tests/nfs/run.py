@@ -5,8 +5,9 @@ debootstrap, e2fsprogs, openssh-client and iproute2 where they are missing, make
 minutes, 400 MB in ``--image``), and ends every machine with itself. For NFS 3 and 4.2 it then launches sweeps by the
 Slurm launcher whose agents, on two hosts, share the runs, while the dashboard's reader folds and publishes on a third
 and others read the published ledger: first with nothing amiss, then a client loses its power, is paused for a minute,
-the server restarts, and the export fills up. It prints a table, and ends with 1 if anything was not as promised.
-It is bounded: 25 minutes at most; on two busy cores it took 17. The promises on time mean nothing where the load
+is paused for so long that Slurm starts its job elsewhere, the login node loses its power while it publishes, the server
+restarts, and the export fills up. It prints a table, and ends with 1 if anything was not as promised.
+It is bounded: 35 minutes at most. The promises on time mean nothing where the load
 per core (the table has it) is far above 1.
 """
 
@@ -21,14 +22,14 @@ import threading
 import time
 from pathlib import Path
 
-from campaign import Campaign, Row
+from campaign import SWEEPS, Campaign, Row
 from image import ImageError, build, install_what_is_missing, packages_for_inside
 from machines import Lab, LabError
 
 HERE = Path(__file__).resolve().parent
 
 #: The script ends after so long, whatever is still under way, in seconds.
-BOUND_S = 25 * 60.0
+BOUND_S = 35 * 60.0
 
 #: Marks the process that has namespaces of its own.
 MARK = "DUCK_NFS_INSIDE"
@@ -41,7 +42,7 @@ def main() -> int:
     )
     parser.add_argument("--keep", action="store_true", help="keep what the machines wrote")
     parser.add_argument("--nfs", action="append", choices=("3", "4.2"), help="only this version")
-    parser.add_argument("--only", choices=("plain", "power", "pause", "restart", "full"), help="only this sweep")
+    parser.add_argument("--only", action="append", choices=SWEEPS, help="only this sweep")
     options = parser.parse_args()
     if MARK not in os.environ:
         return prepare(options.image)
@@ -53,7 +54,7 @@ def main() -> int:
         with Lab(options.image, folder) as lab:
             lab.put("srv", folder / "packages/site", "/export/site")
             for version in options.nfs or ("3", "4.2"):
-                Campaign(lab, version, HERE, rows).run(options.only)
+                Campaign(lab, version, HERE, rows).run(options.only or SWEEPS)
     except LabError as error:
         trouble = str(error)
     show(rows)
