@@ -15,9 +15,9 @@ from typing import Any
 from clusterduck import events
 from clusterduck.errors import JournalError
 from clusterduck.events import Event
-from clusterduck.ledger import overrides, rules, times
+from clusterduck.ledger import rules, times
 from clusterduck.ledger.rows import TOLD_BY_ACT, TOLD_BY_AGENT, AgentRow, AttemptRow
-from clusterduck.ledger.tables import Changes, storable
+from clusterduck.ledger.tables import Changes
 from clusterduck.model import AgentId, Attempt, Slot, State
 
 
@@ -85,21 +85,16 @@ class _Facts:
         self._changes.launches.change(event.launch).ended_at = times.to_text(event.time)
 
     def runs_planned(self, event: events.RunsPlanned) -> None:
-        keys = self._changes.keys
+        new = []
         for number, texts in event.runs:
             run = self._changes.run(number)
             if run.overrides is not None:
                 continue  # found a second time
             run.launch = event.launch
             run.overrides = json.dumps(texts)
-            self._changes.newly_planned += 1
-            for position, (key, value) in enumerate(overrides.as_dict(map(storable, texts)).items()):
-                known = keys.get(key)
-                if known is None:
-                    keys[key] = (1, value, value, position)
-                else:
-                    count, smallest, largest, first = known
-                    keys[key] = (count + 1, min(smallest, value), max(largest, value), min(first, position))
+            new.append((number, texts))
+        self._changes.newly_planned += len(new)
+        self._changes.plans.append(new)
 
     def batch_planned(self, event: events.BatchPlanned) -> None:
         row = self._changes.batches.change(event.batch)

@@ -8,8 +8,8 @@ from clusterduck.ledger.fold import immediate
 
 #: Every table with rows of a sweep -> the column that names the sweep.
 TABLES = {
-    **dict.fromkeys(("launch", "batch", "agent", "run", "attempt", "slot", "sample", "act", "override_key"), "sweep"),
-    **dict.fromkeys(("journal", "visit"), "sweep"),
+    **dict.fromkeys(("launch", "batch", "agent", "run", "attempt", "slot", "sample", "act"), "sweep"),
+    **dict.fromkeys(("override_key", "override_part", "journal", "visit"), "sweep"),
     "sweep": "id",
 }
 

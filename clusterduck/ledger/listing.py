@@ -12,11 +12,12 @@ import sqlite3
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain, compress
 from typing import Any
 
 from clusterduck.errors import ConfigError
-from clusterduck.ledger import overrides
-from clusterduck.ledger.queries import SORTS
+from clusterduck.ledger import columns
+from clusterduck.ledger.queries import SORTS, like
 from clusterduck.model import FAILED_STATES, State
 
 #: Columns by which a list can be ordered besides ``SORTS``.
@@ -78,38 +79,33 @@ def parse_filter(text: str) -> tuple[Term, ...]:
 
 
 def order(connection: sqlite3.Connection, listing: Listing) -> Sequence[int]:
-    """The numbers of the runs that are listed, in order."""
-    where, values = _where(listing)
-    way = "DESC" if listing.descending else "ASC"
+    """The numbers of the runs that are listed, in order.
+
+    Raises:
+        ConfigError: if they cannot be listed in this order.
+    """
+    every = _every_run(connection, listing.sweep)
+    wanted = _Runs(every)
+    for term in listing.terms:
+        wanted.keep(_meant(connection, listing.sweep, term), inverted=term.inverted)
     column = None if listing.sort.startswith("=") else {**SORTS, **_MORE_SORTS}.get(listing.sort)
-    if column == "number" and not listing.terms:
-        low, high, count = connection.execute(
-            "SELECT (SELECT min(number) FROM run WHERE sweep = :sweep), "
-            "(SELECT max(number) FROM run WHERE sweep = :sweep), (SELECT runs FROM sweep WHERE id = :sweep)",
-            {"sweep": listing.sweep},
-        ).fetchall()[0]
-        if count and high - low + 1 == count:
-            return range(high, low - 1, -1) if listing.descending else range(low, high + 1)
-    if column is None:
-        if not listing.sort.startswith("="):
-            raise ConfigError(f"Runs cannot be listed in the order of {listing.sort!r}.")
-        return _by_override(connection, listing, where, values)
+    if column is None and not listing.sort.startswith("="):
+        raise ConfigError(f"Runs cannot be listed in the order of {listing.sort!r}.")
     if column == "number":
-        sql = f"SELECT number FROM run WHERE {where} ORDER BY number {way}"  # noqa: S608  # only words of our own
-        return _numbers(connection, sql, values)
-    first = column.partition(",")[0]
-    by = ", ".join(f"{name} {way}" for name in (*column.split(", "), "number"))
-    found = _numbers(
-        connection,
-        f"SELECT number FROM run WHERE {where} AND {first} IS NOT NULL ORDER BY {by}",  # noqa: S608
-        values,
+        found = wanted.all()
+        return found[::-1] if listing.descending else found
+    valued = (
+        columns.in_order(connection, listing.sweep, listing.sort[1:])
+        if column is None
+        else _by_column(connection, listing.sweep, column)
     )
-    found += _numbers(
-        connection,
-        f"SELECT number FROM run WHERE {where} AND {first} IS NULL ORDER BY number {way}",  # noqa: S608
-        values,
-    )
-    return found
+    if listing.terms:
+        valued = array("I", filter(wanted.__contains__, valued))
+    wanted.keep(valued, inverted=True)
+    rest = wanted.all()
+    if listing.descending:
+        valued, rest = valued[::-1], rest[::-1]
+    return array("I", valued) + array("I", rest) if rest else valued
 
 
 def states_of(connection: sqlite3.Connection, sweep: str, numbers: Iterable[int]) -> dict[str, int]:
@@ -125,60 +121,107 @@ def states_of(connection: sqlite3.Connection, sweep: str, numbers: Iterable[int]
     return counts
 
 
+class _Runs:
+    """Some of the runs of a sweep, in the order of their numbers."""
+
+    def __init__(self, every: Sequence[int]) -> None:
+        self._every = every
+        self._first = every[0] if every else 0
+        self._is_apart = bool(every) and every[-1] - self._first + 1 > len(every)
+        self._marks: bytearray | None = None  # by number, from the first one on; None: all of them
+
+    def __contains__(self, number: int) -> bool:
+        return self._marks is None or bool(self._marks[number - self._first])
+
+    def keep(self, numbers: Iterable[int], *, inverted: bool = False) -> None:
+        """Leave out all but these runs; or just these."""
+        size = self._every[-1] - self._first + 1 if self._every else 0
+        marks, mark, first = bytearray(size), b"\1"[0], self._first
+        if inverted:
+            marks, mark = bytearray(b"\1") * size if self._marks is None else self._marks, 0
+        for number in numbers:
+            marks[number - first] = mark
+        if not inverted and self._marks is not None:
+            both = int.from_bytes(self._marks, "big") & int.from_bytes(marks, "big")
+            marks = bytearray(both.to_bytes(size, "big"))
+        self._marks = marks
+
+    def all(self) -> Sequence[int]:
+        """All of them."""
+        if self._marks is None:
+            return self._every
+        if self._is_apart:
+            return array("I", filter(self.__contains__, self._every))
+        return array("I", compress(self._every, self._marks))
+
+
+def _every_run(connection: sqlite3.Connection, sweep: str) -> Sequence[int]:
+    low, high, count = connection.execute(
+        "SELECT (SELECT min(number) FROM run WHERE sweep = :sweep), "
+        "(SELECT max(number) FROM run WHERE sweep = :sweep), (SELECT runs FROM sweep WHERE id = :sweep)",
+        {"sweep": sweep},
+    ).fetchall()[0]
+    if not count:
+        return range(0)
+    if high - low + 1 == count:
+        return range(low, high + 1)
+    return _numbers(connection, "SELECT number FROM run WHERE sweep = ? ORDER BY number", [sweep])
+
+
+def _by_column(connection: sqlite3.Connection, sweep: str, column: str) -> array[int]:
+    """The runs that have a value there, in the order of the values, and of their numbers where it is the same."""
+    first = column.partition(",")[0]
+    sql = f"SELECT number FROM run WHERE sweep = ? AND {first} IS NOT NULL ORDER BY {column}, number"  # noqa: S608
+    return _numbers(connection, sql, [sweep])
+
+
 def _numbers(connection: sqlite3.Connection, sql: str, values: Sequence[Any]) -> array[int]:
-    return array("I", [row[0] for row in connection.execute(sql, values).fetchall()])
+    """Numbers, in one piece: as many rows take twice as long."""
+    found = connection.execute(f"SELECT json_group_array(number) FROM ({sql})", values).fetchall()  # noqa: S608
+    return array("I", json.loads(found[0][0]))
 
 
-def _by_override(connection: sqlite3.Connection, listing: Listing, where: str, values: Sequence[Any]) -> array[int]:
-    """In the order of an override's values: as numbers if all of them are, else as text."""
-    sql = f"SELECT number, overrides FROM run WHERE {where} ORDER BY number"  # noqa: S608
-    rows = connection.execute(sql, values).fetchall()
-    texts: list[tuple[str, int]] = []
-    without: list[int] = []
-    for number, text in rows:
-        value = overrides.as_dict(json.loads(text)).get(listing.sort[1:]) if text else None
-        if value is None:
-            without.append(number)
-        else:
-            texts.append((value, number))
-    try:
-        found = [number for _, number in sorted(((float(value), n) for value, n in texts), reverse=listing.descending)]
-    except ValueError:
-        found = [number for _, number in sorted(texts, reverse=listing.descending)]
-    return array("I", found + (without[::-1] if listing.descending else without))
-
-
-def _where(listing: Listing) -> tuple[str, list[Any]]:
-    parts, values = ["sweep = ?"], [listing.sweep]
-    for term in listing.terms:
-        part, more = _condition(term)
-        parts.append(f"coalesce(NOT ({part}), 1)" if term.inverted else f"({part})")
-        values += more
-    return " AND ".join(parts), values
-
-
-def _condition(term: Term) -> tuple[str, list[str]]:
+def _meant(connection: sqlite3.Connection, sweep: str, term: Term) -> Iterable[int]:
+    """The runs that a term means, in any order, some more than once."""
     if term.kind == "state":
-        states = _states(term.value)
-        return f"state IN ({','.join('?' * len(states))})", list(states)
-    if term.kind in ("node", "batch"):
-        column = "host" if term.kind == "node" else "batch"
-        return f"{column} LIKE ? ESCAPE '!'", [_like(term.value)]
+        return _with(connection, sweep, "state", _states(term.value))
+    if term.kind == "node":
+        return _with(connection, sweep, "host", _hosts(connection, sweep, term.value))
+    if term.kind == "batch":
+        return _where(connection, sweep, "batch LIKE ? ESCAPE '!'", [like(term.value)])
     if term.kind == "override":
-        quoted = json.dumps(term.value)[1:-1]
-        return "overrides LIKE ? ESCAPE '!' OR overrides LIKE ? ESCAPE '!'", [
-            _like(f'"{quoted}"'),
-            _like(f'+{quoted}"'),
-        ]
-    return (
-        "overrides LIKE ? ESCAPE '!' OR reason LIKE ? ESCAPE '!' OR host LIKE ? ESCAPE '!' OR state LIKE ? ESCAPE '!'",
-        [_like(json.dumps(term.value)[1:-1]), _like(term.value), _like(term.value), _like(term.value)],
+        return columns.having(connection, sweep, term.value, _is_override)
+    states = [state.value for state in State if term.value.upper() in state.value]
+    return chain(
+        columns.having(connection, sweep, term.value, lambda text, needle: True),
+        _where(connection, sweep, "reason IS NOT NULL AND reason LIKE ? ESCAPE '!'", [like(term.value)]),
+        _with(connection, sweep, "host", _hosts(connection, sweep, term.value)),
+        _with(connection, sweep, "state", states),
     )
 
 
-def _like(text: str) -> str:
-    """A pattern for what holds the text, with ``!`` as the sign that escapes."""
-    return "%" + re.sub(r"([!%_])", r"!\1", text) + "%"
+def _is_override(text: str, wanted: str) -> bool:
+    return text == wanted or text.endswith(f"+{wanted}")
+
+
+def _with(connection: sqlite3.Connection, sweep: str, column: str, values: Sequence[str]) -> array[int]:
+    marks = ",".join("?" * len(values))
+    return _where(connection, sweep, f"{column} IS NOT NULL AND {column} IN ({marks})", values)
+
+
+def _where(connection: sqlite3.Connection, sweep: str, condition: str, values: Sequence[str]) -> array[int]:
+    return _numbers(connection, f"SELECT number FROM run WHERE sweep = ? AND {condition}", [sweep, *values])  # noqa: S608
+
+
+def _hosts(connection: sqlite3.Connection, sweep: str, part: str) -> list[str]:
+    """The hosts of runs whose name holds this; from one to the next by the index, because there are few."""
+    rows = connection.execute(
+        "WITH RECURSIVE one(host) AS (SELECT min(host) FROM run WHERE sweep = :sweep AND host IS NOT NULL UNION ALL "
+        "SELECT (SELECT min(host) FROM run WHERE sweep = :sweep AND host IS NOT NULL AND host > one.host) FROM one "
+        "WHERE one.host IS NOT NULL) SELECT host FROM one WHERE host LIKE :like ESCAPE '!'",
+        {"sweep": sweep, "like": like(part)},
+    ).fetchall()
+    return [row[0] for row in rows]
 
 
 def _states(text: str) -> tuple[str, ...]:

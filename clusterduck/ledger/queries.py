@@ -37,6 +37,7 @@ __all__ = [
     "batches",
     "count_runs",
     "cursor",
+    "like",
     "path",
     "resolve_among",
     "resolve_sweep",
@@ -101,7 +102,7 @@ class Filter:
                 values.append(wanted)
         if self.text:
             parts.append("(overrides LIKE ? ESCAPE '!' OR reason LIKE ? ESCAPE '!')")
-            values += [_like(json.dumps(self.text)[1:-1]), _like(self.text)]
+            values += [like(json.dumps(self.text)[1:-1]), like(self.text)]
         return " AND ".join(parts), values
 
 
@@ -383,7 +384,8 @@ def _limit(limit: int | None, less: int = 0) -> int:
     return -1 if limit is None else limit - less
 
 
-def _like(text: str) -> str:
+def like(text: str) -> str:
+    """A pattern for what holds the text, with ``!`` as the sign that escapes."""
     return "%" + re.sub(r"([!%_])", r"!\1", text) + "%"
 
 

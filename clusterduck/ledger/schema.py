@@ -6,11 +6,15 @@ that any number of processes may start on a new file at once.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from clusterduck.errors import LedgerError
+from clusterduck.ledger.columns import write as write_columns
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -137,8 +141,25 @@ def _slots_over_time(db: Database) -> None:
         db.execute(f"CREATE INDEX {index}")
 
 
+def _overrides_by_key(db: Database) -> None:
+    db.execute(
+        "CREATE TABLE override_part(sweep TEXT, key TEXT, first_run INTEGER, last_run INTEGER, overrides TEXT, "
+        "counts TEXT, runs BLOB, numbers BLOB, PRIMARY KEY (sweep, key, first_run))"
+    )
+    db.execute("DELETE FROM override_key")  # told together with the parts
+    by_sweep = db.execute(
+        "SELECT sweep, number, overrides FROM run WHERE overrides IS NOT NULL ORDER BY sweep, number"
+    ).fetchall()
+    for sweep, rows in groupby(by_sweep, key=itemgetter(0)):
+        plan = [(number, json.loads(texts)) for _, number, texts in rows]
+        write_columns(db.conn, sweep, (plan[first : first + 300] for first in range(0, len(plan), 300)))
+    db.execute("CREATE INDEX run_by_reason ON run(sweep, reason, number) WHERE reason IS NOT NULL")
+    db.execute("DROP INDEX run_by_host")
+    db.execute("CREATE INDEX run_by_host ON run(sweep, host, slot, number) WHERE host IS NOT NULL")
+
+
 #: Schema version n is what the first n steps make.
-STEPS: tuple[Step, ...] = (_first_tables, _drained_agents_and_folders_set_aside, _slots_over_time)
+STEPS: tuple[Step, ...] = (_first_tables, _drained_agents_and_folders_set_aside, _slots_over_time, _overrides_by_key)
 
 
 def version(connection: sqlite3.Connection) -> int:

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from clusterduck.ledger import rules, times
+from clusterduck.ledger import columns, rules, times
 from clusterduck.ledger.rows import AgentRow, AttemptRow, RunRow
 from clusterduck.ledger.rules import Closing
 from clusterduck.ledger.tables import AgentKey, Changes, took_of, write_rows
@@ -67,13 +67,7 @@ def _sweep(changes: Changes) -> None:
             "WHERE sweep = :sweep ORDER BY started_at IS NULL, number LIMIT 1) WHERE id = :sweep",
             {"sweep": sweep},
         )
-    db.executemany(
-        "INSERT INTO override_key(sweep, key, runs, smallest, largest, position) VALUES (?, ?, ?, ?, ?, ?) "
-        "ON CONFLICT(sweep, key) DO UPDATE SET runs = runs + excluded.runs, "
-        "smallest = min(smallest, excluded.smallest), "
-        "largest = max(largest, excluded.largest), position = min(position, excluded.position)",
-        [(sweep, key, *known) for key, known in changes.keys.items()],
-    )
+    columns.write(db, sweep, changes.plans)
 
 
 def _batch(changes: Changes, batch_id: str) -> None:

@@ -175,7 +175,7 @@ class Changes:
         self.closed_ranges: list[tuple[int, int]] = []  # of runs that will never start
         self.homes: list[tuple[str, int, int]] = []  # batches planned: id, first run, stop
         self.newly_planned = 0
-        self.keys: dict[str, tuple[int, str, str, int]] = {}  # override key: runs, smallest, largest value, position
+        self.plans: list[list[tuple[int, list[str]]]] = []  # runs that are new, each with its overrides
         self.samples: dict[tuple[str, int, int, int], list[tuple[Any, ...]]] = defaultdict(list)
         self.unsettled: set[str] = set()  # batches of which something changed that others' states follow from
         self.over: set[AgentKey] = set()  # agents whose end changed
