@@ -13,11 +13,13 @@ from clusterduck.agent.state import (
     Claimed,
     Command,
     Dismiss,
+    Doubted,
     Drained,
     Drop,
     Ended,
     Finish,
     MoreToClaim,
+    Reassured,
     Release,
     SlotOpened,
     StandBy,
@@ -111,6 +113,28 @@ def test_stopping_gives_back_what_has_not_started_and_asks_the_rest_to_end() -> 
     assert state.handle(stop) == []
     assert state.handle(Ended(0, State.CANCELLED)) == [Finish()]
     assert (state.completed, state.unsuccessful) == (0, 1)
+
+
+def test_in_doubt_nothing_is_started_or_claimed_until_it_is_reassured() -> None:
+    state = AgentState(slots=2, left=9, claimants=0)
+    state.handle(SlotOpened(0))
+    state.handle(Claimed(1, attempts(0, 1), 8))
+    state.handle(Claimed(1, attempts(1, 1), 7))
+    assert state.handle(Doubted()) == []
+    assert state.handle(Ended(0, State.COMPLETED)) == []
+    assert state.handle(SlotOpened(1)) == []
+    assert state.handle(Reassured()) == [Start(0, Attempt(1, 1)), Claim(2)]
+
+
+def test_what_is_asked_to_end_in_doubt_does_end() -> None:
+    state = AgentState(slots=1, left=2, claimants=0)
+    state.handle(SlotOpened(0))
+    state.handle(Claimed(1, attempts(0, 1), 1))
+    state.handle(Claimed(1, attempts(1, 1), 0))
+    state.handle(Doubted())
+    ask = AskToEnd(0, State.PREEMPTED, "again", 0.0, with_job=True)
+    assert state.handle(StopAsked(State.PREEMPTED, "again", 0.0)) == [Release(attempts(1, 1)), ask]
+    assert state.handle(Ended(0, State.PREEMPTED)) == [Finish()]
 
 
 def test_draining_lets_what_runs_go_on() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from clusterduck.agent.claiming import Claiming
+from clusterduck.agent.claiming import Claiming, Haul
 from clusterduck.agent.settings import AgentSettings
-from clusterduck.agent.writer import ClaimsMade, InboxRead, PayloadFetched, QueueSeen, Writer
+from clusterduck.agent.writer import ClaimsMade, InboxRead, NotSuperseded, PayloadFetched, QueueSeen, Writer
 from clusterduck.events import AgentEnded, Heartbeat, JournalClosed, JournalOpened
 from clusterduck.inbox import Request, post
 from clusterduck.journal import JournalWriter, read
@@ -82,7 +82,7 @@ class Bench:
         assert isinstance(answer, ClaimsMade)
         return answer
 
-    def answer(self) -> ClaimsMade | PayloadFetched | QueueSeen | InboxRead:
+    def answer(self) -> ClaimsMade | PayloadFetched | QueueSeen | InboxRead | NotSuperseded:
         assert self.woken.acquire(timeout=30)
         (answer,) = self.writer.answers()
         return answer
@@ -192,6 +192,25 @@ def test_an_agent_that_was_cut_off_finds_out_that_its_job_was_started_again(benc
     (it.folder.parent / "1.0").mkdir()
     it.writer.read_inbox()
     assert it.answer() == InboxRead([], superseded=True)
+
+
+def test_an_agent_whose_job_was_started_again_claims_nothing_and_keeps_what_it_has(bench: Callable[..., Bench]) -> None:
+    """What it gave back could be executed once more, beside the new attempt that its successor has put there."""
+    it = bench(0, 5)
+    assert it.claim(1).haul.attempts == attempts(0)
+    it.writer.look_for_restart()
+    assert it.answer() == NotSuperseded()
+    (it.folder.parent / "1.0").mkdir()
+    it.writer.release(attempts(0))
+    it.writer.look_for_restart()
+    assert it.answer() == InboxRead([], superseded=True)
+    assert it.claim(3) == ClaimsMade(3, Haul())
+    it.writer.record([Heartbeat(time=1.0, busy=1), AgentEnded(time=2.0, reason="done", exit_code=1)])
+    it.claim(1)
+    assert [path.name for path in it.sweep.claims.iterdir()] == ["0.1"]
+    kinds = {type(event) for event in read(it.folder / "journal-0.jsonl").events}
+    assert AgentEnded in kinds
+    assert Heartbeat not in kinds
 
 
 def test_what_cannot_be_written_is_spooled_and_written_once_it_can_be(bench: Callable[..., Bench]) -> None:
