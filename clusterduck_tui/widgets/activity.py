@@ -78,7 +78,7 @@ class Activity(View):
         rows.sort(key=lambda row: row[0], reverse=True)
         self.part("happenings", ListTable).show(_COLUMNS, [(name, cells) for _, name, cells in rows])
         title = Text()
-        title.append(f"{len(message.acts)} acts", BOLD)
+        title.append(f"{len(message.acts)} act{'s' if len(message.acts) != 1 else ''}", BOLD)
         title.append(f"  and what happened to {shortened(self.known.chosen or '', 40)}", DIM)
         self.say("activity-title", title)
 

@@ -71,7 +71,7 @@ class NodesBoard(ScrollView, can_focus=True):
         Binding("end,G", "last", "Last", show=False),
         Binding("enter", "enter", "Run"),
     ]
-    DEFAULT_CSS = "NodesBoard { height: 1fr; scrollbar-size-vertical: 1; }"
+    DEFAULT_CSS = "NodesBoard { height: 1fr; overflow-x: hidden; scrollbar-size-vertical: 1; }"
     COMPONENT_CLASSES: ClassVar[set[str]] = {"table--cursor"}
 
     class Moved(Message):

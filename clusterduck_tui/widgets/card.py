@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 
 from clusterduck.job_words import SILENT_S, silence
 from clusterduck.ledger.overrides import as_dict
 from clusterduck.ledger.queries import SlotNow
-from clusterduck.wording import duration, ids, seconds_of, size
+from clusterduck.wording import duration, ids, seconds_of, size, visible
 from clusterduck_tui.messages import Load, Node
 from clusterduck_tui.theme import ALERT, BOLD, DIM, load_bar, shortened, sparkline
 
@@ -21,6 +22,9 @@ TIME_LINE = 2
 #: Columns of load history in a wide slot, and in a narrow one.
 SPARK = 10
 SPARK_NARROW = 8
+
+#: An override's key is at most so long where its value would not be seen otherwise.
+KEY_NARROW = 8
 
 
 def head(node: Node, now: float, width: int) -> Text:
@@ -57,8 +61,9 @@ def slot_lines(slot: SlotNow, varying: Sequence[str], history: Sequence[Load], w
         first.append(f"run {slot.run}", BOLD)
         if (slot.attempt or 1) > 1:
             first.append(f" (attempt {slot.attempt})")
-        pairs = (f"{key}={value}" for key, value in as_dict(slot.overrides).items() if key in varying)
-        second = Text(shortened(" ".join(pairs), width))
+        second = Text(
+            _overrides({key: value for key, value in as_dict(slot.overrides).items() if key in varying}, width)
+        )
     cpus = max(1, len(slot.cpus))
     where = f"cpu {ids(slot.cpus)}" if slot.cpus else "cpu any"
     if slot.gpus:
@@ -76,6 +81,17 @@ def slot_lines(slot: SlotNow, varying: Sequence[str], history: Sequence[Load], w
         Text(where, DIM),
     ]
     return [_fitted(line, width) for line in lines]
+
+
+def _overrides(pairs: Mapping[str, str], width: int) -> str:
+    """Overrides in a line; where there is no room for them, keys are shortened, so that values are seen."""
+    text = " ".join(f"{key}={value}" for key, value in pairs.items())
+    if cell_len(visible(text)) > width:
+        lasts = [key.rpartition(".")[2] for key in pairs]
+        names = [last if lasts.count(last) == 1 else key for key, last in zip(pairs, lasts, strict=True)]
+        shown = [shortened(name, KEY_NARROW) for name in names]
+        text = " ".join(f"{key}={value}" for key, value in zip(shown, pairs.values(), strict=True))
+    return shortened(text, width)
 
 
 def time_line(slot: SlotNow, typical: float | None, now: float, width: int) -> Text:

@@ -66,7 +66,7 @@ class TimelineChart(ScrollView, can_focus=True):
         Binding("minus", "zoom(2.0)", "Zoom out"),
         Binding("0", "fit", "All"),
     ]
-    DEFAULT_CSS = "TimelineChart { height: 1fr; scrollbar-size-vertical: 1; }"
+    DEFAULT_CSS = "TimelineChart { height: 1fr; overflow-x: hidden; scrollbar-size-vertical: 1; }"
 
     class Looked(Message):
         """Another stretch of time is in view."""
@@ -313,6 +313,9 @@ def lane_cells(
         if bar_end < low:
             continue
         from_column, to_column = max(0, column(bar.start)), min(columns - 1, column(bar_end))
+        is_trouble = bar.state in _TROUBLE
+        while not is_trouble and from_column in marked:  # its number does not go to a letter of another run
+            from_column += 1
         if (
             to_column > from_column
             and (column(bar_end) > column(bar.start))
@@ -323,7 +326,6 @@ def lane_cells(
         text = f"{LETTERS.get(bar.state, '?')}{bar.run}"
         room = to_column - from_column + 1
         text = text if len(text) < room else text[:1]
-        is_trouble = bar.state in _TROUBLE
         for index in range(from_column, to_column + 1):
             if index in marked and not is_trouble:
                 continue

@@ -89,7 +89,7 @@ class LogView(Widget, can_focus=True):
         Binding("ctrl+u", "pages(-0.5)", "Half a page up", show=False),
         Binding("ctrl+d", "pages(0.5)", "Half a page down", show=False),
         Binding("home,g", "top", "Top", show=False),
-        Binding("end,G,F", "follow", "Follow"),
+        Binding("end,G,F", "follow", "Follow", key_display="G"),
         Binding("w", "wrap", "Wrap", show=False),
         Binding("n", "again(False)", "Next match", show=False),
         Binding("N", "again(True)", "Previous match", show=False),

@@ -66,11 +66,11 @@ class RunView(View):
     )
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("t", "pane", "Log/config"),
+        Binding("t", "pane", "Panes"),
         Binding("slash", "search", "Search", priority=True),
         Binding("left_square_bracket", "attempt(-1)", "Attempt before", show=False),
         Binding("right_square_bracket", "attempt(1)", "Next attempt", show=False),
-        Binding("J", "neighbour(1)", "Next run"),
+        Binding("J", "neighbour(1)", "Next run", show=False),
         Binding("K", "neighbour(-1)", "Run before", show=False),
         Binding("p", "open('PAGER')", "Pager", show=False),
         Binding("E", "open('EDITOR')", "Editor", show=False),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar
 
+from rich.cells import cell_len
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
@@ -126,7 +127,7 @@ class RunsTable(WindowedTable):
         for run in message.runs:
             for key, value in run.override_values.items():
                 self._widths[key] = max(
-                    self._widths.get(key, 0), min(WIDEST_OVERRIDE, len(shortened(value, WIDEST_OVERRIDE)))
+                    self._widths.get(key, 0), min(WIDEST_OVERRIDE, cell_len(shortened(value, WIDEST_OVERRIDE)))
                 )
         self.columns = (
             *_BEFORE,

@@ -106,9 +106,9 @@ class Timeline(View):
         if chart.lanes:
             low, high = chart.window
             text.append(f"  {len(chart.lanes)} slots, {duration(high - low)} in view  ")
+            text.append(f"{IDLE} idle ", "yellow")
             for state in ("COMPLETED", "RUNNING", "FAILED", "TIMEOUT", "CANCELLED"):
                 text.append(f"{LETTERS[state]} {state.lower()} ", state_style(state))
-            text.append(f"{IDLE} idle", "yellow")
         else:
             text.append("  no job of this sweep has begun yet", DIM)
         self.say("timeline-title", text)
