@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
+import string
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from journals_builder import SweepBuilder
 
+from clusterduck import events
 from clusterduck.errors import ConfigError
 from clusterduck.ledger import history, queries
 from clusterduck.ledger.listing import Listing, Term, order, parse_filter
+from clusterduck.ledger.overrides import as_dict
 from clusterduck.ledger.queries import Run
 from clusterduck.ledger.replica import Replica
 
@@ -75,6 +79,55 @@ def test_orders(
     rest = [run.number for run in runs if key(run) is None]
     expected = [number for _, number in sorted(valued, reverse=descending)] + (rest[::-1] if descending else rest)
     assert list(order(connection, Listing(SWEEP, sort=sort, descending=descending))) == expected
+
+
+PLANS = [
+    {0: ["lr=1e-3", "m=b"], 1: ["+lr=0.001", "m=10"], 2: ["lr=10", "m=9"], 3: ["~lr"]},
+    {4: ["lr=9", "m=a"], 5: ["lr=1", "lr=1e-3", "m=c"], 8: ["lr=-1", "m=10"]},
+    {6: ["lr=0.5", "m=\u00c4b"], 7: ["lr=nAn"]},
+]
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_orders_by_overrides_of_several_plans(tmp_path: Path, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    built = SweepBuilder(tmp_path)
+    planned = [events.RunsPlanned(launch=0, runs=list(plan.items())) for plan in PLANS[:parts]]
+    built.write(built.launch_journal(), planned)
+    texts = {run: its for plan in PLANS[:parts] for run, its in plan.items()}
+    with Replica.open(built.ledger) as replica:
+        replica.catch_up()
+        for key in ("lr", "m", "none"):
+            values = {run: as_dict(its)[key] for run, its in sorted(texts.items()) if key in as_dict(its)}
+            is_number = all(_is_number(value) for value in values.values())
+            ordered = sorted(values, key=lambda run: float(values[run]) if is_number else values[run])
+            expected = ordered + [run for run in sorted(texts) if run not in values]
+            back = ordered[::-1] + [run for run in sorted(texts, reverse=True) if run not in values]
+            assert list(order(replica.connection, Listing(SWEEP, sort=f"={key}"))) == expected
+            assert list(order(replica.connection, Listing(SWEEP, sort=f"={key}", descending=True))) == back
+        for word in ("lr=1e-3", "LR=1E-3", "lr=1", "0.0", "m=1", "\u00c4", "\u00e4", "~lr", "!lr=1e-3"):
+            found = list(order(replica.connection, Listing(SWEEP, parse_filter(word), sort="=m")))
+            assert sorted(found) == [run for run, its in sorted(texts.items()) if _holds(its, word)], word
+
+
+def _is_number(value: str) -> bool:
+    try:
+        return not math.isnan(float(value))
+    except ValueError:
+        return False
+
+
+def _holds(texts: list[str], word: str) -> bool:
+    wanted = word.lstrip("!").translate(LOWER)
+    lowered = [text.translate(LOWER) for text in texts]
+    is_whole = "=" in word
+    held = any(text in (wanted, f"+{wanted}") if is_whole else wanted in text for text in lowered)
+    return held != word.startswith("!")
+
+
+#: Lower case for ASCII letters alone.
+LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
 def test_what_is_no_filter_and_no_order(connection: sqlite3.Connection) -> None:
