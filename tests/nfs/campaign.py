@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evidence import REPLICA_S, Amiss, Effect, differences, effects, judge, lag, lateness, lines, readings
+from evidence import REPLICA_S, Amiss, Effect, differences, effects, judge, lag, lateness, lines, readings, rows
 from machines import LEASE_S, Lab, wait_until
 
 #: What there is to do, in this order.
@@ -37,6 +37,9 @@ SHORT_TIMEOUT_S, USUAL_TIMEOUT_S = 15, 150
 
 #: How long a client that wakes late may take to see that its job was started again and to end all it has, in seconds.
 STEP_DOWN_S = 20.0
+
+#: How long the published ledger may take to have the end: the lock of a publisher whose host lost power holds for 60 s.
+PUBLISHED_S = 100.0
 
 #: How long a machine is without power before it is switched on again, in seconds.
 DARK_S = 5.0
@@ -311,8 +314,7 @@ class Campaign:
     def _enter(self, sweep: Sweep, what: str) -> None:
         """Judge a sweep that is over."""
         ended = time.time()
-        ledger = self._notes / f"{sweep.id}.db"
-        self._lab.run("login", f"cp {self._ledger} {self._inside}/{ledger.name}")
+        ledger = self._copied(sweep)
         verdict = judge(ledger, sweep.id, sweep.runs, self._told(sweep), sweep.cancelled, sweep.lost_at)
         behind = lag(self._notes / "seen.jsonl", ledger, sweep.id, sweep.amiss)
         read = readings(self._notes.glob("poll-*.jsonl"), sweep.began, ended)
@@ -357,7 +359,18 @@ class Campaign:
         """Wait until Slurm has no job any more, and the dashboard has shown the last end."""
         wait_until(lambda: not self._lab.run("login", "squeue -h").strip(), f"{sweep.id}: no job is left", SWEEP_S)
         wait_until(lambda: self._is_shown(sweep), f"{sweep.id}: the dashboard shows the end", 60)
+        wait_until(lambda: self._is_published(sweep), f"{sweep.id}: the published ledger has the end", PUBLISHED_S)
+
+    def _is_published(self, sweep: Sweep) -> bool:
+        """Whether the published ledger has all ends, after somebody has looked; what it says is copied."""
         self._command("status")
+        ledger = self._copied(sweep)
+        self._lab.run("login", f"cp {self._ledger} {self._inside}/{ledger.name}")
+        query = "SELECT count(*) FROM run WHERE sweep = ? AND state NOT IN ('PENDING', 'RUNNING')"
+        return rows(ledger, query, sweep.id) == [(sweep.runs,)]
+
+    def _copied(self, sweep: Sweep) -> Path:
+        return self._notes / f"{sweep.id}.db"
 
     def _is_shown(self, sweep: Sweep) -> bool:
         states: dict[int, str] = {}
