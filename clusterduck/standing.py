@@ -1,8 +1,8 @@
 """How a sweep stands for somebody who is about to act on it: which of its jobs live, and which waiting runs nobody will
 take.
 
-A run that waits is attended to if a live job has it in its range or list, or a live agent has claimed it. All others
-will wait for ever unless they are sent again.
+A run that waits is attended to if a live job has it in its range or list, or a live agent has claimed it. A job that
+was drained takes nothing more. All other runs will wait for ever unless they are sent again.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def of_sweep(
     pending = queries.runs(connection, sweep, queries.Filter(states=[State.PENDING.value]))
     claims = Claims(paths.claims, "")
     claimed = frozenset(claims.taken())
-    homes = _Homes(connection, batches, live)
+    homes = _Homes(connection, batches, live - drained(connection, sweep))
     waiting = []
     for run in pending:
         attempt = Attempt(run.number, max(run.attempt, 1))
@@ -201,7 +201,8 @@ def neglected(
 ) -> dict[tuple[str, int], str]:
     """The runs (sweep, number) that wait and that no job will take, each with a sentence that says so, and why.
 
-    Only sweeps with runs that wait and jobs that are over are looked into; one whose folder is gone is left out.
+    Only sweeps with runs that wait and jobs that are over or were drained are looked into; one whose folder is gone is
+    left out.
 
     Args:
         connection: the ledger, caught up.
@@ -212,7 +213,7 @@ def neglected(
     for sweep in dict.fromkeys(sweeps):
         if queries.sweep(connection, sweep).counts[State.PENDING.value]:
             its = queries.batches(connection, sweep)
-            if any(batch.state not in _LIVE for batch in its):
+            if any(batch.state not in _LIVE for batch in its) or drained(connection, sweep):
                 batches[sweep] = its
     again = _started_again(batch for its in batches.values() for batch in its)
     found = {}
@@ -221,12 +222,19 @@ def neglected(
             waiting = of_sweep(connection, sweep, jobs, again).unattended
         except ClusterduckError:
             continue
-        ends = {batch.id: _end_of(batch) for batch in its if batch.state not in _LIVE}
+        ends = dict.fromkeys(drained(connection, sweep), "its job was drained and takes nothing more")
+        ends |= {batch.id: _end_of(batch) for batch in its if batch.state not in _LIVE}
         for each in waiting:
             end = ends.get((each.holder.batch if each.holder is not None else each.run.batch) or "")
             why = f": {end}" if end else ""
             found[sweep, each.run.number] = f"No job will take it{why}. Send it with `{remedy(sweep)}`."
     return found
+
+
+def drained(connection: sqlite3.Connection, sweep: str) -> set[str]:
+    """The batches of a sweep that somebody has asked to claim nothing more."""
+    rows = connection.execute("SELECT detail FROM act WHERE sweep = ? AND kind = 'ask_drain'", (sweep,)).fetchall()
+    return {str(batch) for (detail,) in rows for batch in json.loads(detail or "{}").get("batches", ())}
 
 
 def remedy(sweep: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from acts_sweep import ActsSweep, fake_slurm
 
-from clusterduck import cancel, events, identity
+from clusterduck import cancel, events, identity, standing
 from clusterduck.cancel import CancelReport, Wanted
 from clusterduck.drain import drain
 from clusterduck.errors import NotFoundError
@@ -197,6 +197,22 @@ def test_draining_asks_every_agent_of_the_job(
     replica.catch_up(look_at=[sweep.id])
     (act,) = queries.acts(replica.connection, sweep.id)
     assert (act.kind, act.job_id, act.user) == ("ask_drain", "9001", identity.user())
+
+
+def test_what_a_drained_job_has_not_claimed_waits_for_nobody(
+    sweep: ActsSweep, replica: Replica, said: Callable[[], list[str]]
+) -> None:
+    sweep.live_agent(6)
+    sweep.claim("0-1/0.0", 7)
+    replica.catch_up(look_at=[sweep.id])
+    assert standing.of_sweep(replica.connection, sweep.id, {}).unattended == []
+    drain(replica.connection, "9001")
+    replica.catch_up(look_at=[sweep.id])
+    now = standing.of_sweep(replica.connection, sweep.id, {})
+    assert [waiting.run.number for waiting in now.unattended] == [8, 9, 10, 11]
+    assert {waiting.run.number: waiting.batch for waiting in now.waiting}[7] == "0-1", "it is about to begin it"
+    told = standing.neglected(replica.connection, [sweep.id], {})
+    assert told[sweep.id, 8].startswith("No job will take it: its job was drained and takes nothing more. Send it with")
 
 
 def test_draining_a_job_that_has_not_begun_takes_it_out_of_the_queue(
