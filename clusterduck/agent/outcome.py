@@ -32,7 +32,10 @@ RESULT_PATIENCE_S = 2.0
 RESULT_STALL_S = 10.0
 
 #: Where Hydra's and our own frames lie, between the process's beginning and the user's function.
-_NOT_THE_USERS = (hydra.core.utils.__file__, str(Path(__file__).with_name("run.py")))
+_NOT_THE_USERS = (
+    hydra.core.utils.__file__,
+    *(str(Path(__file__).with_name(name)) for name in ("run.py", "standby.py")),
+)
 
 
 class Outcome:

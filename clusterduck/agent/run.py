@@ -27,6 +27,7 @@ from omegaconf import DictConfig, open_dict
 
 from clusterduck import sharing
 from clusterduck.agent.code import todays_function
+from clusterduck.agent.composing import Composing
 from clusterduck.agent.outcome import MESSAGE_CHARS, Outcome
 from clusterduck.agent.preload import preload
 from clusterduck.agent.standby import Gate, Held, before_folder
@@ -40,6 +41,7 @@ from clusterduck.paths import SweepPaths
 
 _payloads: dict[int, Payload] = {}
 _plain: dict[int, PlainSide] = {}
+_composing: dict[int, Composing] = {}  # what was learned with the plain side of the same launch
 
 
 def prepare(launch: int, payload_file: Path, modules: Sequence[str]) -> None:
@@ -55,7 +57,7 @@ def prepare(launch: int, payload_file: Path, modules: Sequence[str]) -> None:
     if len(_payloads) == 1:
         freeze.install(payload.sources)
         preload(modules, payload)
-        warm_up(payload)
+        _composing[launch] = warm_up(payload)
         plain = plain_of(payload)
         if plain is not None:
             _plain[launch] = plain
@@ -182,7 +184,9 @@ class _Run:
         missing = side.resolvers if isinstance(side, PlainSide) else ()
         if missing or not self._begun:
             self._held = Held(missing, self._become_users)
-        config = side.hydra_context.config_loader.load_sweep_config(side.config, self._overrides())
+        learned = _composing.get(self._order["launch"]) if isinstance(side, PlainSide) else None
+        with learned.used() if learned is not None else contextlib.nullcontext():
+            config = side.hydra_context.config_loader.load_sweep_config(side.config, self._overrides())
         with open_dict(config):
             config.hydra.job.id = f"{self._order['job_id']}_{self._attempt.run}"
             config.hydra.job.num = self._attempt.run

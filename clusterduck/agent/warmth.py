@@ -1,7 +1,7 @@
-"""What the fork server does once, so that no run has to: it composes one run's configuration.
+"""What the fork server does once, so that no run has to: it composes the configurations of some runs.
 
-That fills caches (of Hydra's and OmegaConf's parsers, of the frozen sources) and imports what Hydra imports late; every
-forked run starts with all of it.
+That fills caches (of Hydra's and OmegaConf's parsers, of the frozen sources), imports what Hydra imports late, and
+yields what composing the runs has in common; every forked run starts with all of it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from clusterduck.agent.composing import Composing, worth_learning
 from clusterduck.launch import freeze, plain
 from clusterduck.launch.payload import Payload
 
@@ -24,18 +25,23 @@ def plain_of(payload: Payload) -> plain.PlainSide | None:
         return None
 
 
-def warm_up(payload: Payload) -> None:
-    """Compose the configuration of the payload's first run, if it has a plain side, and forget it.
+def warm_up(payload: Payload) -> Composing:
+    """Compose the configurations of some of the payload's runs, if it has a plain side; returns what they have in
+    common.
 
     This is left out where it would read files: the fork server must not wait for a file system.
     """
+    composing = Composing()
     with contextlib.suppress(ImportError):  # Hydra imports it late, in every run
         importlib.import_module("hydra._internal.logging_config")
     side = plain_of(payload)
     if side is None or not payload.overrides:
-        return
-    with contextlib.suppress(Exception):  # what is wrong with the run's configuration, the run will tell
+        return composing
+    with contextlib.suppress(Exception):  # what is wrong with a run's configuration, the run will tell
         side.activate()
         loader: Any = side.hydra_context.config_loader
         if all(freeze.is_in_memory(source) for source in loader.get_sources()):
-            OmegaConf.to_yaml(loader.load_sweep_config(side.config, payload.overrides[0]))  # as run_job does
+            for overrides in worth_learning(payload.overrides, freeze.groups()):
+                config = composing.learn(loader, side.config, overrides)
+            OmegaConf.to_yaml(config)  # as run_job does
+    return composing

@@ -252,6 +252,11 @@ def is_in_memory(source: ConfigSource) -> bool:
     return source.scheme() == "structured" or source.full_path() in _sources
 
 
+def groups() -> set[str]:
+    """The names of all config groups that lie in memory as files."""
+    return {group for source in _sources.values() for group in source.groups if group}
+
+
 def plugins_are_current() -> bool:
     """Whether Hydra's scan for plugins in this process, made by :func:`install`, would find the same folders now."""
     return _plugin_folders is not None and _plugin_folders == _hydra_plugin_folders()

@@ -1,0 +1,85 @@
+"""What runs have in common is composed once, and each has the configuration that Hydra would give it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import version
+from hydra._internal.hydra import Hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.singleton import Singleton
+from hydra.types import RunMode
+
+from clusterduck.agent.composing import Composing, is_same, worth_learning
+from clusterduck.launch import freeze
+
+FILES = {
+    "config.yaml": "defaults: [{model: a}, {optional data@d: '${model}'}, _self_]\n"
+    "lr: 0.1\nname: ${model.size}-${lr}\n",
+    "model/a.yaml": "size: 1\nlayers: [1, 2]\nat: ${now:%S}\n",
+    "model/b.yaml": "size: 2\nmore:\n  x: ${lr}\n",
+    "data/b.yaml": "# @package _global_\nextra: 1\n",
+}
+
+RUNS = [
+    ["lr=1"],
+    ["lr=2", "+new.key=[1,2]"],
+    ["model=b", "lr=1"],
+    ["model=b", "~lr"],
+    ["~data@d", "lr=3"],
+    ["+data@e=b", "lr=3"],
+    ["hydra.job.name=x", "lr='a,b'"],
+    ["model={size: 9}"],
+    ["hydra/job_logging=disabled"],
+]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Iterator[tuple[Any, Any]]:
+    for name, text in FILES.items():
+        path = tmp_path / "conf" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    before = copy.copy(Singleton._instances)
+    version.setbase("1.3")
+    GlobalHydra.instance().clear()
+    hydra = Hydra.create_main_hydra_file_or_module(str(tmp_path / "app.py"), None, "conf", "app")
+    config = hydra.compose_config("config", [], RunMode.MULTIRUN)
+    freeze.install(freeze.freeze(config, str(tmp_path)).sources)
+    hydra.config_loader.repository.initialize_sources(hydra.config_loader.config_search_path)  # type: ignore[attr-defined]
+    yield hydra.config_loader, config
+    freeze._sources.clear()
+    Singleton._instances = before
+
+
+@pytest.mark.parametrize("learned_from", RUNS[:3], ids=str)
+def test_each_run_has_the_configuration_that_hydra_gives_it(sweep: tuple[Any, Any], learned_from: list[str]) -> None:
+    loader, config = sweep
+    composing = Composing()
+    composing.learn(loader, config, learned_from)
+    assert len(composing._learned) == 1
+    taken = []
+    for overrides in RUNS:
+        forked = copy.deepcopy(composing)  # as a fork has its own
+        expected = loader.load_sweep_config(config, overrides)
+        with forked.used():
+            assert is_same(loader.load_sweep_config(config, overrides), expected), overrides
+        taken.append(not forked._learned)
+    choices = [[text for text in run if text.lstrip("+~").startswith(("model", "data", "hydra/"))] for run in RUNS]
+    mine = choices[RUNS.index(learned_from)]
+    assert [RUNS[index] for index, was in enumerate(taken) if was] == [
+        run
+        for run, made in zip(RUNS, choices, strict=True)
+        if made == mine or (run == ["model={size: 9}"] and not mine)
+    ]
+
+
+def test_only_choices_that_many_runs_make_are_learned() -> None:
+    runs = [[f"lr={n}", f"model={'ab'[n % 2]}"] for n in range(40)] + [["model=c", "lr=1"]] * 3
+    assert worth_learning(runs, {"model"}) == [["lr=0", "model=a"], ["lr=1", "model=b"]]
+    assert worth_learning(runs[-3:], {"model"}) == [["model=c", "lr=1"]]
+    assert worth_learning([], {"model"}) == []
