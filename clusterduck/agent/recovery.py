@@ -3,7 +3,7 @@ back.
 
 Nothing that completed runs again: a result file counts even if the agent that should have reported it is dead. What a
 run did not finish gets a new attempt, except that a run which was lost with its node twice is left FAILED: it may be
-the cause.
+the cause. A job that was asked to claim nothing more is asked again.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from clusterduck import identity, journal
+from clusterduck import identity, inbox, journal
 from clusterduck.agent.claiming import Claiming
 from clusterduck.agent.settings import AgentSettings
 from clusterduck.errors import ClusterduckError
-from clusterduck.events import AttemptEnded, AttemptLocated, AttemptsRequeued, AttemptStarted, Event
+from clusterduck.events import Asked, AttemptEnded, AttemptLocated, AttemptsRequeued, AttemptStarted, Event
 from clusterduck.journal import JournalWriter
 from clusterduck.model import AgentId, Attempt, State
 from clusterduck.paths import SweepPaths, require_own_up_to
@@ -24,6 +24,9 @@ from clusterduck.result import read_report
 
 #: How often a run may be lost with its node before it is left FAILED.
 MOST_LOSSES = 2
+
+#: How the names of the journals begin of those acts that may ask a job to claim nothing more.
+ACTS_THAT_DRAIN = ("drain-", "cancel-")
 
 
 class Recovery:
@@ -62,6 +65,9 @@ class Recovery:
             "recovery",
             lambda other: other.restart < self._agent.restart and other.node % self._settings.nodes == self._agent.node,
         )
+        by = self._drained_by()
+        if by is not None:
+            inbox.post(self._sweep.agent(self._agent) / "inbox", inbox.Request(kind="drain", by=by))
 
     def hand_over(self) -> None:
         """Put back what this agent itself leaves to the one that has taken over; all of it must have ended.
@@ -99,6 +105,21 @@ class Recovery:
             self._put_back(attempt, f"attempt {attempt.number} was claimed and never started", losses=0)
         if self._recorded:
             self._act.close()
+
+    def _drained_by(self) -> str | None:
+        """Who asked the job to claim nothing more before it was started again, by draining or cancelling it."""
+        for path in sorted(self._sweep.acts.iterdir()):
+            if not path.name.startswith(ACTS_THAT_DRAIN):
+                continue
+            try:
+                asked = [event for event in journal.read_all(path) if isinstance(event, Asked)]
+            except ClusterduckError as error:
+                self._say(f"{error} Whether that drained this job is not known.")
+                continue
+            for event in asked:
+                if event.kind == "drain" and self._settings.batch in event.batches:
+                    return f"{event.user}@{event.host}"
+        return None
 
     def _record(self, event: Event) -> None:
         assert self._act is not None

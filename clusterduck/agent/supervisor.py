@@ -148,6 +148,7 @@ class Supervisor:
         """Do the work; returns when nothing runs any more and nothing more will."""
         self._selector.register(self._wakeup, selectors.EVENT_READ, self._on_wakeup)
         self._selector.register(self._reports, selectors.EVENT_READ, self._attendance.take_reports)
+        self._writer.read_inbox()  # before anything is claimed
         self._writer.fetch(self._settings.launch)
         self._timers.add(self._rhythm.pause_s(clock.now()), self._beat_on)
         self._every(INBOX_S, self._writer.read_inbox)

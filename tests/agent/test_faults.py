@@ -10,6 +10,7 @@ from agent_bench import APP, Bench, fork_server_of, until
 
 from clusterduck.events import (
     AgentEnded,
+    Asked,
     AttemptEnded,
     AttemptLocated,
     AttemptsRequeued,
@@ -18,6 +19,7 @@ from clusterduck.events import (
     RunsClosed,
 )
 from clusterduck.inbox import Request, post
+from clusterduck.journal import JournalWriter
 from clusterduck.model import AgentId, Attempt
 from clusterduck.queue import Claims, Queue, Requeued
 
@@ -185,6 +187,26 @@ def test_a_drained_agent_finishes_what_runs_and_takes_no_more(bench: Bench) -> N
     assert not (bench.folder / "done-1").exists()
     assert {path.name for path in bench.sweep.claims.iterdir()} == {"0.1"}
     assert bench.events(AgentEnded)[0].drained, "else its time limit would have the job started again"
+
+
+def test_a_drained_job_that_slurm_starts_again_takes_no_more_either(bench: Bench) -> None:
+    bench.plan("waits", "returns")
+    agent = bench.start(slots=1)
+    bench.running(0)
+    act = JournalWriter(bench.sweep.acts, bench.sweep.sweep, "drain", name="drain-1")
+    act.append([Asked(kind="drain", user="me", host="host", batches=["0-0"])])
+    act.close()
+    agent.kill()
+    agent.wait(60)
+    again = bench.start(slots=1)
+    assert bench.wait(again) == 0
+    assert "me@host asks to drain" in bench.log()
+    assert bench.events(AgentEnded)[0].drained
+    assert [e.run for e in bench.events(AttemptStarted)] == [0], "what it left is put back, and left alone"
+    other = bench.start(slots=1, batch="0-1")
+    bench.go()
+    assert bench.wait(other) == 0
+    assert {e.run for e in bench.events(AttemptEnded) if e.state == "COMPLETED"} == {0, 1}
 
 
 def test_slurms_warning_reaches_the_runs_that_handle_it_and_nothing_more_is_started(bench: Bench) -> None:
