@@ -23,6 +23,8 @@ FILES = {
     "model/a.yaml": "size: 1\nlayers: [1, 2]\nat: ${now:%S}\n",
     "model/b.yaml": "size: 2\nmore:\n  x: ${lr}\n",
     "data/b.yaml": "# @package _global_\nextra: 1\n",
+    "asks/environment.yaml": "defaults: [{/model@m: '${oc.env:CLUSTERDUCK_TEST_MODEL}'}]\n",
+    "asks/nothing.yaml": "defaults: [{/model@m: b}]\n",
 }
 
 RUNS = [
@@ -56,26 +58,38 @@ def sweep(tmp_path: Path) -> Iterator[tuple[Any, Any]]:
     Singleton._instances = before
 
 
-@pytest.mark.parametrize("learned_from", RUNS[:3], ids=str)
-def test_each_run_has_the_configuration_that_hydra_gives_it(sweep: tuple[Any, Any], learned_from: list[str]) -> None:
+def test_each_run_has_the_configuration_that_hydra_gives_it(sweep: tuple[Any, Any]) -> None:
     loader, config = sweep
-    composing = Composing()
-    composing.learn(loader, config, learned_from)
-    assert len(composing._learned) == 1
-    taken = []
-    for overrides in RUNS:
-        forked = copy.deepcopy(composing)  # as a fork has its own
-        expected = loader.load_sweep_config(config, overrides)
-        with forked.used():
-            assert is_same(loader.load_sweep_config(config, overrides), expected), overrides
-        taken.append(not forked._learned)
+    expected = [loader.load_sweep_config(config, overrides) for overrides in RUNS]
     choices = [[text for text in run if text.lstrip("+~").startswith(("model", "data", "hydra/"))] for run in RUNS]
-    mine = choices[RUNS.index(learned_from)]
-    assert [RUNS[index] for index, was in enumerate(taken) if was] == [
-        run
-        for run, made in zip(RUNS, choices, strict=True)
-        if made == mine or (run == ["model={size: 9}"] and not mine)
-    ]
+    for example in (1, 2):  # of those that choose nothing, and of those with another model
+        composing = Composing()
+        composing.learn(loader, config, RUNS[example])
+        assert len(composing._learned) == 1
+        taken = []
+        for overrides, right in zip(RUNS, expected, strict=True):
+            forked = copy.deepcopy(composing)  # as a fork has its own
+            with forked.used():
+                assert is_same(loader.load_sweep_config(config, overrides), right), overrides
+            if not forked._learned:
+                taken.append(overrides)
+        alike = [run for run, made in zip(RUNS, choices, strict=True) if made == choices[example]]
+        assert taken == [*alike, *([["model={size: 9}"]] if example == 1 else [])]
+
+
+def test_nothing_is_kept_where_the_defaults_list_asks_a_resolver(
+    sweep: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader, config = sweep
+    monkeypatch.setenv("CLUSTERDUCK_TEST_MODEL", "a")
+    composing = Composing()
+    composing.learn(loader, config, ["+asks=environment", "lr=1"])
+    assert not composing._learned
+    monkeypatch.setenv("CLUSTERDUCK_TEST_MODEL", "b")
+    with composing.used():
+        assert loader.load_sweep_config(config, ["+asks=environment", "lr=1"]).asks.m.size == 2
+    composing.learn(loader, config, ["+asks=nothing", "lr=1"])
+    assert len(composing._learned) == 1
 
 
 def test_only_choices_that_many_runs_make_are_learned() -> None:

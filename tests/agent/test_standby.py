@@ -202,4 +202,7 @@ def test_a_config_that_does_not_compose_is_told_in_its_own_time(bench: Bench) ->
     assert bench.wait(agent) == 1
     end = bench.ended(1)
     assert (end.state, end.exception_type) == ("FAILED", "hydra.errors.ConfigCompositionException")
+    assert end.traceback is not None
+    first, *_ = [line for line in end.traceback.splitlines() if line.startswith("  File ")]
+    assert "config_loader_impl.py" in first  # Hydra's: none of ours above it
     assert "how" in (bench.sweep.logs / "1.1.log").read_text()
