@@ -45,6 +45,7 @@ class Attendance:
         payload_copy: where a launch's payload lies on the node's own disk.
         attach: called with each new fork server to have the wait loop watch it, and with one to be forgotten.
         timers, errands, writer: the agent's.
+        on_begin: called with slot and process id when a run begins whose process was prepared ahead of time.
         on_end: called when all of an attempt is gone and its slot is free.
         say: prints a line into the job's log.
 
@@ -67,6 +68,7 @@ class Attendance:
         timers: Timers,
         errands: Errands,
         writer: Writer,
+        on_begin: Callable[[int, int], None],
         on_end: Callable[[Running, Verdict], None],
         say: Callable[[str], None],
     ) -> None:
@@ -77,6 +79,7 @@ class Attendance:
         self._timers = timers
         self._errands = errands
         self._writer = writer
+        self._on_begin = on_begin
         self._on_end = on_end
         self._say = say
         self._oom = OomCounter()
@@ -127,8 +130,10 @@ class Attendance:
 
     def start(self, slot: Slot, attempt: Attempt, launch: int, requeued: Requeued | None) -> None:
         """Have an attempt started in a slot that is free: what was prepared for it goes on, if there is anything."""
-        running = self.standing_by.pop(slot.index, None) or self._make(slot, attempt, launch, requeued)
+        prepared = self.standing_by.pop(slot.index, None)
+        running = prepared or self._make(slot, attempt, launch, requeued)
         assert running.attempt == attempt
+        running.was_prepared = prepared is not None
         running.oom_kills_before = self._oom.kills()
         self.running[slot.index] = running
         self._starter.start(running)
@@ -172,6 +177,8 @@ class Attendance:
     def _on_started(self, running: Running, pid: int) -> None:
         running.pid = pid
         running.started_at = clock.now()
+        if running.was_prepared:
+            self._on_begin(running.slot.index, pid)
         if self._settings.verbose:
             self._say(f"run {running.attempt} starts in slot {running.slot.index} as process {pid}")
         self._writer.record([running.started(self._sweep, self.commit)])

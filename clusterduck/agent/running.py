@@ -27,6 +27,7 @@ class Running:
         log: where its output goes.
         tmpdirs: variable -> the folder of the run's own, removed after it.
         oom_kills_before: what the out-of-memory counter said at its start.
+        was_prepared: whether its process may have waited for it.
         pid: its process, once there is one; also its process group and session.
         started_at: seconds since the epoch.
         report: what the run itself said at its end.
@@ -46,6 +47,7 @@ class Running:
     log: str
     tmpdirs: dict[str, str]
     oom_kills_before: int | None
+    was_prepared: bool = False
     pid: int | None = None
     started_at: float | None = None
     report: dict[str, Any] = field(default_factory=dict)

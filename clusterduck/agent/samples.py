@@ -55,9 +55,9 @@ class Sampler:
     """Takes samples of slots; keeps what it needs from one to the next. Not for use by two threads at once.
 
     Percentages are of one CPU, 100 being one CPU fully busy, for slots and node alike. CPU is the average since the
-    previous sample, or since the run's start. Memory of a slot is the sum of its processes' resident sets, in which
-    pages that several of them share count for each. A GPU's load and memory are the whole GPU's, also where slots share
-    it; of several GPUs, load is averaged and memory added.
+    previous sample, or since the run began: see :meth:`begins`. Memory of a slot is the sum of its processes' resident
+    sets, in which pages that several of them share count for each. A GPU's load and memory are the whole GPU's, also
+    where slots share it; of several GPUs, load is averaged and memory added.
 
     Args:
         slots: the node's slots; NVML is started only if one of them has GPUs.
@@ -74,7 +74,17 @@ class Sampler:
                 uuids = (self._nvml.identify(gpu) for gpu in slot.gpus)
                 self._uuids[slot.index] = tuple(dict.fromkeys(uuid for uuid in uuids if uuid is not None))
         self._last: dict[int, _Reading] = {}
+        self._begun: dict[int, _Reading] = {}
         self._last_node = (_busy_s(), time.monotonic())
+
+    def begins(self, slot: int, leader: int) -> None:
+        """Note that a run begins in a process that has waited for it: what was used before is not the run's.
+
+        May be called by another thread, also during :meth:`sample`.
+        """
+        process = _read_process(self._proc, leader)
+        if process is not None:
+            self._begun[slot] = _Reading(leader, process.cpu_s, time.clock_gettime(time.CLOCK_BOOTTIME))
 
     def sample(self, groups: Mapping[int, int]) -> list[Row]:
         """Read all busy slots, and the node.
@@ -112,10 +122,10 @@ class Sampler:
             self._uuids.clear()
 
     def _percent(self, slot: int, leader: int, cpu_s: float, now_s: float, process: _Process | None) -> float | None:
-        last = self._last.get(slot)
-        if last is not None and last.leader == leader:
-            # Less than before: a process that had left its parent has ended, and its time went with it.
-            return _rate(max(cpu_s - last.cpu_s, 0.0), now_s - last.at_s)
+        for last in (self._last.get(slot), self._begun.get(slot)):
+            if last is not None and last.leader == leader:
+                # Less than before: a process that had left its parent has ended, and its time went with it.
+                return _rate(max(cpu_s - last.cpu_s, 0.0), now_s - last.at_s)
         return None if process is None else _rate(cpu_s, now_s - process.started_s)
 
     def _sample_node(self) -> tuple[float | None, int]:
@@ -158,17 +168,25 @@ def _read_processes(proc: str, leaders: frozenset[int]) -> dict[int, _Process]:
         try:
             if os.stat(f"{proc}/{name}").st_uid != user and int(name) not in leaders:
                 continue
-            file = os.open(f"{proc}/{name}/stat", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                text = os.read(file, 4096)
-            finally:
-                os.close(file)
         except OSError:
             continue  # it has ended since we listed it
-        process = _parse_stat(text)
+        process = _read_process(proc, int(name))
         if process is not None:
             processes[int(name)] = process
     return processes
+
+
+def _read_process(proc: str, pid: int) -> _Process | None:
+    """None if it has ended."""
+    try:
+        file = os.open(f"{proc}/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            text = os.read(file, 4096)
+        finally:
+            os.close(file)
+    except OSError:
+        return None
+    return _parse_stat(text)
 
 
 def _parse_stat(text: bytes) -> _Process | None:

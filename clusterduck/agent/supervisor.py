@@ -102,6 +102,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._finished = False
         self._reports = Reports(scratch)
+        sampler = Sampler(slots)
         self._attendance = Attendance(
             settings=settings,
             job_id=job_id,
@@ -113,10 +114,11 @@ class Supervisor:
             timers=self._timers,
             errands=self._errands,
             writer=writer,
+            on_begin=sampler.begins,
             on_end=self._on_end,
             say=say,
         )
-        self._load = LoadWatch(Sampler(slots), self._attendance.groups, READINGS_YOUNG_S)
+        self._load = LoadWatch(sampler, self._attendance.groups, READINGS_YOUNG_S)
         self._rhythm = Rhythm(clock.now())
         self._pulse = Pulse()
         self._postponed: list[Callable[[], None]] = []  # until it is known whether the job was started again

@@ -131,6 +131,20 @@ def test_the_next_run_of_a_slot_begins_anew(proc: FakeProc) -> None:
     assert by_slot(sampler.sample({0: 400}))[0][1] == 100.0
 
 
+def test_what_a_process_did_before_its_run_began_is_not_the_runs(proc: FakeProc) -> None:
+    sampler = Sampler([Slot(0)], proc.root)
+    proc.put(100, 50, 100, 0.5, started_s=proc.now_s - 90)  # prepared, and has waited since
+    sampler.begins(0, 100)
+    proc.put(100, 50, 100, 4.5, started_s=proc.now_s - 90)
+    proc.now_s += 5
+    assert by_slot(sampler.sample({0: 100}))[0][1] == 80.0
+    proc.now_s += 5
+    assert by_slot(sampler.sample({0: 100}))[0][1] == 0.0
+    sampler.begins(0, 4242)  # gone already
+    proc.put(300, 50, 300, 1.0, started_s=proc.now_s - 2)
+    assert by_slot(sampler.sample({0: 300}))[0][1] == 50.0
+
+
 def test_a_run_whose_leader_has_ended_lives_on_in_its_children(proc: FakeProc) -> None:
     sampler = Sampler([Slot(0)], proc.root)
     proc.put(101, 50, 100, 4.0, mib=3)
