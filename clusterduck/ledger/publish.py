@@ -35,6 +35,11 @@ WAIT_S = 10.0
 LEAVINGS_S = 3600.0
 
 
+#: A ledger that stands for this long, in seconds, and has read of a journal what is not there, has read what was lost
+#: with its writer's host: a host that publishes sees what was written on it before it is on the file server.
+LOST_S = 60.0
+
+
 @dataclass(frozen=True)
 class _Known:
     """What a published ledger knows: its schema and generation, and how far it has read each journal."""
@@ -120,7 +125,7 @@ def _is_news(replica: Replica, known: _Known, anew: bool) -> bool:
 
 
 def _is_newer(mine: _Known, theirs: _Known, paths: LedgerPaths, anew: bool) -> bool:
-    """Whether ``mine`` is behind ``theirs`` in no journal (but for those that were deleted), and ahead somewhere.
+    """Whether ``mine`` is behind ``theirs`` in no journal (but for what was deleted or lost), and ahead somewhere.
 
     To have forgotten a pruned sweep is to be ahead, too.
     """
@@ -133,7 +138,10 @@ def _is_newer(mine: _Known, theirs: _Known, paths: LedgerPaths, anew: bool) -> b
             if anew:
                 if there is not None and there >= offset:
                     return False
-            elif name in mine.offsets or there is not None:
+            elif there is None:
+                if name in mine.offsets:
+                    return False
+            elif there >= offset or not is_older_than(paths.ledger, LOST_S):
                 return False
     return (
         anew
@@ -155,9 +163,13 @@ def _has_pruned(names: Collection[str], paths: LedgerPaths) -> bool:
 
 def _size(path: Path) -> int | None:
     try:
-        return os.stat(path).st_size
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # opened, because NFS answers stat from memory
     except OSError:
         return None
+    try:
+        return os.fstat(fd).st_size
+    finally:
+        os.close(fd)
 
 
 def _known(connection: sqlite3.Connection) -> _Known:

@@ -18,7 +18,7 @@ from journals_builder import SweepBuilder, tables
 from clusterduck import events
 from clusterduck.errors import LedgerError
 from clusterduck.ledger import lock, schema
-from clusterduck.ledger.publish import is_older_than, main, publish
+from clusterduck.ledger.publish import LOST_S, is_older_than, main, publish
 from clusterduck.ledger.replica import Replica
 from clusterduck.paths import LedgerPaths
 
@@ -132,6 +132,24 @@ def test_one_that_knows_more_here_and_less_there_does_not_replace(sweep: SweepBu
         second.catch_up(look_at=[sweep.sweep])
         os.rename(path.with_name("kept"), path)
         assert not publish(second, sweep.ledger)
+
+
+def test_what_a_publishing_host_took_with_it_when_it_lost_power_stops_nobody_for_long(
+    sweep: SweepBuilder, hosts: list[Host]
+) -> None:
+    """It had read the lines of its own agent before the file server had them."""
+    journal = sweep.agent_journal()
+    whole = journal.read_bytes()
+    with hosts[0].open(sweep.ledger) as lost, hosts[1].open(sweep.ledger) as other:
+        lost.catch_up()
+        assert publish(lost, sweep.ledger)
+        journal.write_bytes(whole[: whole.rindex(b"\n", 0, -1) + 1])
+        write_act(sweep, "cancel-1")
+        other.catch_up(look_at=[sweep.sweep])
+        assert not publish(other, sweep.ledger), "the lines may still be on their way"
+        os.utime(sweep.ledger, (time.time() - LOST_S - 1,) * 2)
+        assert publish(other, sweep.ledger)
+        assert published(sweep.ledger) == tables(other.connection)
 
 
 def test_deleted_sweeps_do_not_keep_a_new_replica_from_publishing(sweep: SweepBuilder, hosts: list[Host]) -> None:
