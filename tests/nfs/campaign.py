@@ -36,7 +36,7 @@ PAUSE_S = 60.0
 SHORT_TIMEOUT_S, USUAL_TIMEOUT_S = 15, 150
 
 #: How long a client that wakes late may take to see that its job was started again and to end all it has, in seconds.
-STEP_DOWN_S = 20.0
+STEP_DOWN_S = 60.0
 
 #: How long the published ledger may take to have the end: the lock of a publisher whose host lost power holds for 60 s.
 PUBLISHED_S = 100.0
