@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
+from typing import Any
 
 import hydra
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
 
@@ -23,5 +27,25 @@ def main(cfg: DictConfig) -> int:
     return 0
 
 
+def note_when_launched(file: Path) -> None:
+    """Write down when the sweeper, which has composed the runs, calls the launcher."""
+    instantiate = Plugins.instantiate_launcher
+
+    def instantiate_and_watch(*arguments: Any, **named: Any) -> Launcher:
+        launcher = instantiate(*arguments, **named)
+        launch = launcher.launch
+
+        def note_and_launch(*runs: Any, **more: Any) -> Any:
+            file.write_text(f"{time.time():.6f}")
+            return launch(*runs, **more)
+
+        launcher.launch = note_and_launch  # type: ignore[method-assign]
+        return launcher
+
+    Plugins.instantiate_launcher = instantiate_and_watch  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
+    if "CLUSTERDUCK_BENCHMARK_LAUNCHED" in os.environ:
+        note_when_launched(Path(os.environ["CLUSTERDUCK_BENCHMARK_LAUNCHED"]))
     main()
