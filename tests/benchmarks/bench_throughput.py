@@ -6,8 +6,8 @@
 All of them with Hydra's own sweeper, two runs at a time; and once more with ours, which composes less before it
 launches. Prints the seconds from Enter to the end, and from when the sweeper has composed the runs to the end: what is
 aimed at is about these, since before them no launcher is asked (Hydra's sweeper composes all runs in one process, by
-hand in two). Then the CPU seconds of a run's process, and of the agent and fork server for each run, beside Hydra's own compose and run_job in
-a fork. The rounds are interleaved, so that what else the machine does falls on all alike.
+hand in two). Then the CPU seconds of a run's process, and of the agent and fork server for each run, beside Hydra's
+own compose and run_job in a fork. The rounds are interleaved, so that what else the machine does falls on all alike.
 """
 
 from __future__ import annotations
