@@ -25,7 +25,7 @@ from clusterduck import sharing
 from clusterduck.errors import ClusterduckError, LedgerError
 from clusterduck.ledger import schema, times
 from clusterduck.ledger.lock import hold, lock_path
-from clusterduck.ledger.replica import Replica
+from clusterduck.ledger.replica import Replica, sync
 from clusterduck.paths import HIDDEN, LedgerPaths
 
 #: How long to wait for another publisher, in seconds.
@@ -112,7 +112,7 @@ def _replace(replica: Replica, ledger: Path, token: str, anew: bool) -> bool:
         if newest != known and not _is_newer(mine, newest, LedgerPaths(ledger), anew):
             return False  # somebody took us for dead, and was faster
         os.rename(beside, ledger)
-        _sync_folder(ledger.parent)
+        sync(ledger.parent)
     finally:
         snapshot.unlink(missing_ok=True)
         beside.unlink(missing_ok=True)
@@ -239,14 +239,6 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfileobj(snapshot, file, 1024 * 1024)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _remove_leavings(ledger: Path) -> None:

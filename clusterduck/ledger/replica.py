@@ -19,7 +19,7 @@ from pathlib import Path
 from clusterduck import events
 from clusterduck.errors import JournalError, LedgerError, UnsafePathError
 from clusterduck.ledger import discovery, schema
-from clusterduck.ledger.fold import fold_journal
+from clusterduck.ledger.fold import fold_journal, immediate
 from clusterduck.ledger.tables import storable
 from clusterduck.paths import LedgerPaths, make_private_folder, require_own
 
@@ -67,7 +67,7 @@ class Replica:
     Attributes:
         ledger: the ledger's path.
         path: the replica's own file.
-        connection: in WAL mode and autocommit; may be replaced by :meth:`catch_up`, so ask for it each time.
+        connection: in autocommit; may be replaced by :meth:`catch_up`, so ask for it each time.
         mended: what was wrong with the file that was thrown away, in a sentence; None if it was sound.
     """
 
@@ -90,7 +90,9 @@ class Replica:
 
     @classmethod
     def anew(cls, ledger: Path, clock: Callable[[], float] = time.time) -> Replica:
-        """An empty file beside the replica, to be filled and then to :meth:`take_its_place`.
+        """An empty file beside the replica, to be filled by this process alone and then to :meth:`take_its_place`.
+
+        Until then it has no indexes that only readers ask for, and no log.
 
         Raises:
             LedgerError: if it cannot be made.
@@ -107,8 +109,10 @@ class Replica:
         """
         target = self.path.with_name(NAME)
         try:
-            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            with immediate(self.connection):
+                schema.make_indexes(self.connection)
             self.connection.close()
+            sync(self.path)
             with self._locked():
                 _discard(target)
                 os.rename(self.path, target)
@@ -120,7 +124,7 @@ class Replica:
     def discard(self) -> None:
         """Close the file and remove it, if it has not taken the replica's place."""
         self.close()
-        if self.path.name != NAME:
+        if self._is_private:
             _discard(self.path)
 
     def __enter__(self) -> Replica:
@@ -202,11 +206,16 @@ class Replica:
         info = os.lstat(self.path)
         connection = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute("PRAGMA cache_size = -16384")  # KiB: indexes of a large sweep are met at random
-            connection.execute("PRAGMA wal_autocheckpoint = 4000")  # pages: a bulk fold goes over each page less often
-            schema.migrate(connection, self.path)
+            if self._is_private:  # who dies leaves what nobody will open; it is synced before it takes its place
+                connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+                connection.execute("PRAGMA journal_mode = MEMORY")
+                connection.execute("PRAGMA synchronous = OFF")
+            else:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = NORMAL")
+                connection.execute("PRAGMA wal_autocheckpoint = 4000")  # pages: each is copied less often in bulk
+            schema.migrate(connection, self.path, to_be_filled=self._is_private)
             self._check(connection, info.st_size)
         except BaseException:
             connection.close()
@@ -247,6 +256,11 @@ class Replica:
             yield
         finally:
             os.close(fd)
+
+    @property
+    def _is_private(self) -> bool:
+        """Whether it is being folded anew, beside the one that everybody opens."""
+        return self.path.name != NAME
 
     def _is_replaced(self) -> bool:
         try:
@@ -328,6 +342,15 @@ def _remove_leavings(folder: Path) -> None:
         pid = path.name[len(_ANEW) :].partition("-")[0]
         if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
             _discard(path)
+
+
+def sync(path: Path) -> None:
+    """Have what stands in a file, or which files stand in a folder, survive a host that stops."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _discard(path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,28 @@ if TYPE_CHECKING:
 APPLICATION_ID = 0x636C646B
 
 Step = Callable[["Database"], None]
+
+#: All indexes but those that come with the tables' keys. One that is altered here takes a new step, which may be empty.
+INDEXES = {
+    "run_by_state": "run(sweep, state, number)",
+    "run_by_ended": "run(sweep, ended_at, number) WHERE ended_at IS NOT NULL",
+    "run_by_duration": "run(sweep, duration_s, number) WHERE duration_s IS NOT NULL",
+    "run_by_return": "run(sweep, return_number, number) WHERE return_number IS NOT NULL",
+    "run_by_started": "run(sweep, started_at, number) WHERE started_at IS NOT NULL",
+    "run_by_attempt": "run(sweep, attempt, number)",
+    "run_by_batch": "run(sweep, batch, number)",
+    "run_by_reason": "run(sweep, reason, number) WHERE reason IS NOT NULL",
+    "run_by_host": "run(sweep, host, slot, number) WHERE host IS NOT NULL",
+    "attempt_open": "attempt(sweep, batch, restart, node, slot) WHERE reported = 0",
+    "attempt_by_slot": "attempt(sweep, batch, restart, node, slot, started_at)",
+    "batch_alive": "batch(sweep) WHERE state IN ('PENDING', 'RUNNING')",
+    "agent_alive": "agent(sweep, batch) WHERE state = 'RUNNING'",
+    "act_by_sweep": "act(sweep, kind, batch)",
+    "journal_by_sweep": "journal(sweep)",
+}
+
+#: Those that only readers ask for: folding finds runs by their numbers.
+READERS_INDEXES = frozenset(name for name, columns in INDEXES.items() if columns.startswith("run("))
 
 
 def _first_tables(db: Database) -> None:
@@ -105,18 +127,6 @@ def _first_tables(db: Database) -> None:
     for name, (key, columns) in compact.items():
         sql = db.create_table_sql(name, columns, pk=key if len(key) > 1 else key[0])
         db.execute(sql.rstrip().rstrip(";") + " WITHOUT ROWID")
-    for index in (
-        "run_by_state ON run(sweep, state, number)",
-        "run_by_ended ON run(sweep, ended_at, number) WHERE ended_at IS NOT NULL",
-        "run_by_duration ON run(sweep, duration_s, number) WHERE duration_s IS NOT NULL",
-        "run_by_return ON run(sweep, return_number, number) WHERE return_number IS NOT NULL",
-        "attempt_open ON attempt(sweep, batch, restart, node, slot) WHERE reported = 0",
-        "batch_alive ON batch(sweep) WHERE state IN ('PENDING', 'RUNNING')",
-        "agent_alive ON agent(sweep, batch) WHERE state = 'RUNNING'",
-        "act_by_sweep ON act(sweep, kind, batch)",
-        "journal_by_sweep ON journal(sweep)",
-    ):
-        db.execute(f"CREATE INDEX {index}")
     db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
 
@@ -127,18 +137,12 @@ def _drained_agents_and_folders_set_aside(db: Database) -> None:
 
 def _slots_over_time(db: Database) -> None:
     db.execute("ALTER TABLE agent ADD COLUMN busy_ms INTEGER NOT NULL DEFAULT 0")
-    db.execute("CREATE INDEX attempt_by_slot ON attempt(sweep, batch, restart, node, slot, started_at)")
+    _make_index(db.conn, "attempt_by_slot")  # or every agent's attempts would be looked for among all
     db.execute(
         "UPDATE agent SET busy_ms = (SELECT coalesce(sum(CAST(round(duration_s * 1000) AS INTEGER)), 0) FROM attempt "
         "WHERE (attempt.sweep, attempt.batch, attempt.restart, attempt.node) = "
         "(agent.sweep, agent.batch, agent.restart, agent.node))"
     )
-    for index in (
-        "run_by_started ON run(sweep, started_at, number) WHERE started_at IS NOT NULL",
-        "run_by_host ON run(sweep, host, number) WHERE host IS NOT NULL",
-        "run_by_attempt ON run(sweep, attempt, number)",
-    ):
-        db.execute(f"CREATE INDEX {index}")
 
 
 def _overrides_by_key(db: Database) -> None:
@@ -153,9 +157,6 @@ def _overrides_by_key(db: Database) -> None:
     for sweep, rows in groupby(by_sweep, key=itemgetter(0)):
         plan = [(number, json.loads(texts)) for _, number, texts in rows]
         write_columns(db.conn, sweep, (plan[first : first + 300] for first in range(0, len(plan), 300)))
-    db.execute("CREATE INDEX run_by_reason ON run(sweep, reason, number) WHERE reason IS NOT NULL")
-    db.execute("DROP INDEX run_by_host")
-    db.execute("CREATE INDEX run_by_host ON run(sweep, host, slot, number) WHERE host IS NOT NULL")
 
 
 #: Schema version n is what the first n steps make.
@@ -191,13 +192,35 @@ def require_readable(found: int, what: object, steps: Sequence[Step] | None = No
         )
 
 
-def migrate(connection: sqlite3.Connection, what: object, steps: Sequence[Step] | None = None) -> None:
+def make_indexes(connection: sqlite3.Connection, but: Collection[str] = ()) -> None:
+    """Make the indexes that are missing, but for some, and make anew those that were others in an older version."""
+    there = dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index'").fetchall())
+    for name, columns in INDEXES.items():
+        if there.get(name, "").rpartition(f"{name} ON ")[2] not in ("", columns):
+            connection.execute(f"DROP INDEX {name}")
+        if name not in but:
+            _make_index(connection, name)
+
+
+def _make_index(connection: sqlite3.Connection, name: str) -> None:
+    connection.execute(f"CREATE INDEX IF NOT EXISTS {name} ON {INDEXES[name]}")
+
+
+def migrate(
+    connection: sqlite3.Connection,
+    what: object,
+    steps: Sequence[Step] | None = None,
+    *,
+    to_be_filled: bool = False,
+) -> None:
     """Bring the open file to the newest schema. Safe in any number of processes at once.
 
     Args:
         connection: in autocommit mode (``isolation_level=None``).
         what: names the file in errors.
         steps: the schema's history; :data:`STEPS` unless given.
+        to_be_filled: nobody reads the file before :func:`make_indexes` made what is left out now,
+            :data:`READERS_INDEXES`: in a file with all its rows that takes a fraction of the time.
 
     Raises:
         LedgerError: if a newer version made the file.
@@ -217,6 +240,7 @@ def migrate(connection: sqlite3.Connection, what: object, steps: Sequence[Step] 
             for step in steps:
                 migrations()(step)
             migrations.apply(Database(connection, recursive_triggers=False))
+            make_indexes(connection, READERS_INDEXES if to_be_filled else ())
             set_meta(connection, "schema_version", len(steps))
         connection.execute("COMMIT")
     except BaseException:

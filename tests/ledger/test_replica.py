@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import stat
 import subprocess
@@ -209,6 +210,53 @@ def test_an_up_to_date_file_is_opened_without_the_slow_import(sweep: SweepBuilde
         "Replica.open(Path(sys.argv[1])).close()\nassert 'sqlite_utils' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(sweep.ledger)], check=True)
+
+
+def test_one_that_is_folded_anew_is_in_the_end_like_any_other(sweep: SweepBuilder) -> None:
+    with Replica.open(sweep.ledger) as replica:
+        replica.catch_up()
+        expected, made = tables(replica.connection), everything_made(replica.connection)
+    before = replica_file(sweep).stat().st_ino
+    with Replica.anew(sweep.ledger) as anew:
+        anew.catch_up()
+        assert {name for _, name, _ in made - everything_made(anew.connection)} == schema.READERS_INDEXES
+        anew.take_its_place()
+        assert replica_file(sweep).stat().st_ino != before
+        assert (tables(anew.connection), everything_made(anew.connection)) == (expected, made)
+        assert anew.connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert anew.connection.execute("PRAGMA journal_mode").fetchall() == [("wal",)]
+        with Replica.open(sweep.ledger) as replica:
+            late = [events.RunsClosed(ranges=[(0, 1)], state="CANCELLED", reason="too late")]
+            sweep.write(sweep.act_journal("late"), late)
+            assert replica.catch_up(look_at=[sweep.sweep]).events == 3
+            assert tables(anew.connection) == tables(replica.connection)
+
+
+def everything_made(connection: sqlite3.Connection) -> set[tuple[str, str, str | None]]:
+    return set(connection.execute("SELECT type, name, sql FROM sqlite_master").fetchall())
+
+
+def test_folding_reads_no_whole_sweep_where_there_are_no_readers_indexes(sweep: SweepBuilder) -> None:
+    sweep.write(sweep.act_journal("x"), [events.RunsClosed(ranges=[(0, 100)], state="CANCELLED", reason="x")])
+    ended = [events.BatchClosed(time=sweep.start + 9e5, batch="0-0", state="FAILED", reason="x", unsubmitted=False)]
+    sweep.write(sweep.act_journal("y"), ended)
+    sweep.write(sweep.agent_journal("0-0", restart=1), [sweep.agent_started(sweep.start + 1000, "node2")])
+    asked: set[str] = set()
+    with Replica.anew(sweep.ledger) as anew:
+        anew.connection.set_trace_callback(asked.add)
+        anew.catch_up()
+        anew.connection.set_trace_callback(None)
+        plans = {
+            step[3]: sql
+            for sql in asked
+            if not sql.startswith(("BEGIN", "COMMIT", "PRAGMA"))
+            for step in anew.connection.execute(f"EXPLAIN QUERY PLAN {sql}").fetchall()
+        }
+        anew.discard()
+    assert any("attempt_by_slot" in step for step in plans), "a restarted job's attempts were looked for"
+    whole = {step: sql for step, sql in plans.items() if re.match(r"(SCAN|SEARCH) (run|attempt)\b", step)}
+    assert len(whole) > 3
+    assert {step: sql for step, sql in whole.items() if step.startswith("SCAN") or step.endswith("(sweep=?)")} == {}
 
 
 class Clock:
