@@ -157,7 +157,7 @@ def opened(options: argparse.Namespace, *, to_act: bool = False) -> Iterator[Vie
     if to_act and not LedgerPaths(ledger).is_own:
         raise LedgerError(f"The ledger {ledger} belongs to another user, who alone can act upon it: you can only look.")
     try:
-        with Replica.open(ledger) as replica:
+        with Replica.open(ledger, tell=narrate) as replica:
             view = View(ledger, replica)
             before = condition.look(ledger)
             view.catch_up()

@@ -71,22 +71,36 @@ class Replica:
         mended: what was wrong with the file that was thrown away, in a sentence; None if it was sound.
     """
 
-    def __init__(self, ledger: Path, clock: Callable[[], float], name: str = NAME) -> None:
+    def __init__(
+        self,
+        ledger: Path,
+        clock: Callable[[], float],
+        name: str = NAME,
+        tell: Callable[[str], object] = lambda _: None,
+    ) -> None:
         self.ledger = Path(os.path.abspath(ledger))
         self.path = LedgerPaths(self.ledger).replica_folder / name
         self.mended: str | None = None
         self._clock = clock
+        self._tell = tell
         self.connection = self._open()
 
     @classmethod
-    def open(cls, ledger: Path, clock: Callable[[], float] = time.time) -> Replica:
+    def open(
+        cls, ledger: Path, clock: Callable[[], float] = time.time, *, tell: Callable[[str], object] = lambda _: None
+    ) -> Replica:
         """Open the replica of ``ledger`` on this host, made and filled with its tables if need be.
+
+        Args:
+            ledger: the ledger's path.
+            clock: seconds since the epoch.
+            tell: is told what takes long, if it does.
 
         Raises:
             LedgerError: if it cannot be used, or a newer clusterduck made it.
             UnsafePathError: if somebody else owns, or could write, its folder.
         """
-        return cls(ledger, clock)
+        return cls(ledger, clock, tell=tell)
 
     @classmethod
     def anew(cls, ledger: Path, clock: Callable[[], float] = time.time) -> Replica:
@@ -215,7 +229,7 @@ class Replica:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = NORMAL")
                 connection.execute("PRAGMA wal_autocheckpoint = 4000")  # pages: each is copied less often in bulk
-            schema.migrate(connection, self.path, to_be_filled=self._is_private)
+            schema.migrate(connection, self.path, to_be_filled=self._is_private, tell=self._tell)
             self._check(connection, info.st_size)
         except BaseException:
             connection.close()

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Sequence
-from itertools import groupby
-from operator import itemgetter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from clusterduck.errors import LedgerError
+from clusterduck.ledger.columns import Plan
 from clusterduck.ledger.columns import write as write_columns
 
 if TYPE_CHECKING:
@@ -42,6 +41,9 @@ INDEXES = {
     "act_by_sweep": "act(sweep, kind, batch)",
     "journal_by_sweep": "journal(sweep)",
 }
+
+#: With so many runs in an older file, who waits for it to be brought up to date is told: that takes seconds.
+RUNS_WORTH_A_WORD = 50_000
 
 #: Those that only readers ask for: folding finds runs by their numbers.
 READERS_INDEXES = frozenset(name for name, columns in INDEXES.items() if columns.startswith("run("))
@@ -151,12 +153,17 @@ def _overrides_by_key(db: Database) -> None:
         "counts TEXT, runs BLOB, numbers BLOB, PRIMARY KEY (sweep, key, first_run))"
     )
     db.execute("DELETE FROM override_key")  # told together with the parts
-    by_sweep = db.execute(
-        "SELECT sweep, number, overrides FROM run WHERE overrides IS NOT NULL ORDER BY sweep, number"
-    ).fetchall()
-    for sweep, rows in groupby(by_sweep, key=itemgetter(0)):
-        plan = [(number, json.loads(texts)) for _, number, texts in rows]
-        write_columns(db.conn, sweep, (plan[first : first + 300] for first in range(0, len(plan), 300)))
+    for (sweep,) in db.execute("SELECT id FROM sweep").fetchall():
+        rows = db.execute(
+            "SELECT number, overrides FROM run WHERE sweep = ? AND overrides IS NOT NULL ORDER BY number", (sweep,)
+        )
+        write_columns(db.conn, sweep, _parts(rows))
+
+
+def _parts(rows: sqlite3.Cursor) -> Iterator[Plan]:
+    """The runs of a sweep with their overrides, so many at a time as a launch plans at once."""
+    while part := rows.fetchmany(300):
+        yield [(number, json.loads(texts)) for number, texts in part]
 
 
 #: Schema version n is what the first n steps make.
@@ -212,6 +219,7 @@ def migrate(
     steps: Sequence[Step] | None = None,
     *,
     to_be_filled: bool = False,
+    tell: Callable[[str], object] = lambda _: None,
 ) -> None:
     """Bring the open file to the newest schema. Safe in any number of processes at once.
 
@@ -221,6 +229,7 @@ def migrate(
         steps: the schema's history; :data:`STEPS` unless given.
         to_be_filled: nobody reads the file before :func:`make_indexes` made what is left out now,
             :data:`READERS_INDEXES`: in a file with all its rows that takes a fraction of the time.
+        tell: is told what takes long, if it does.
 
     Raises:
         LedgerError: if a newer version made the file.
@@ -236,6 +245,8 @@ def migrate(
     connection.execute("BEGIN IMMEDIATE")
     try:
         if version(connection) < len(steps):  # else another process was faster
+            if found and (connection.execute("SELECT max(rowid) FROM run").fetchone()[0] or 0) >= RUNS_WORTH_A_WORD:
+                tell("bringing this host's copy of the ledger up to date, for a newer clusterduck; this is done once")
             migrations = Migrations("clusterduck")
             for step in steps:
                 migrations()(step)

@@ -189,6 +189,24 @@ def test_what_is_kept_since_a_newer_schema_is_counted_once_for_what_was_there(tm
     connection.close()
 
 
+def test_a_large_older_file_is_brought_up_to_date_with_a_word_to_who_waits(
+    sweep: SweepBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Replica.open(sweep.ledger) as replica:
+        replica.catch_up()
+        expected = tables(replica.connection)
+        replica.connection.execute("DROP TABLE override_part")
+        replica.connection.execute("UPDATE override_key SET runs = runs + 5")
+        replica.connection.execute("DELETE FROM _sqlite_migrations WHERE name = '_overrides_by_key'")
+        schema.set_meta(replica.connection, "schema_version", 3)
+    monkeypatch.setattr(schema, "RUNS_WORTH_A_WORD", 8)
+    told: list[str] = []
+    for _ in range(2):
+        with Replica.open(sweep.ledger, tell=told.append) as replica:
+            assert tables(replica.connection) == expected
+    assert [sentence.partition(",")[0] for sentence in told] == ["bringing this host's copy of the ledger up to date"]
+
+
 def test_a_migration_that_fails_leaves_the_file_as_it_was(sweep: SweepBuilder) -> None:
     def fail(db: object) -> None:
         db.table("run").add_column("note", str)  # type: ignore[attr-defined]
