@@ -168,7 +168,7 @@ class Feed(threading.Thread):
         self._answered = self._ordered = None
         self._varying.clear()
         self._loads_until = 0.0
-        with Replica.open(ledger) as replica:
+        with Replica.open(ledger, tell=lambda slow: self._post(LedgerState(ledger, slow.capitalize()))) as replica:
             self._replica = replica
             try:
                 self._looks.open(replica.path.parent)
