@@ -87,7 +87,9 @@ def svg(sweep: str, lanes: Sequence[Lane], now: float | None = None, width: int 
         parts.append(
             f'<rect class="there" x="{x(lane.start):.1f}" y="{y + 2}" width="{there:.1f}" height="{ROW - 4}"/>'
         )
-        parts += [_bar(bar, x(bar.start), x(lane_end if bar.end is None else bar.end), y, now) for bar in lane.bars]
+        for bar in lane.bars:
+            *_, bar_start, bar_end = bar
+            parts.append(_bar(bar, x(bar_start), x(lane_end if bar_end is None else bar_end), y, now))
     parts.append(_legend(height - 10))
     parts.append("</svg>\n")
     return "\n".join(parts)
@@ -139,11 +141,12 @@ def _axis(start: float, end: float, scale: float, height: int) -> list[str]:
 
 
 def _bar(bar: Bar, left: float, right: float, y: int, now: float) -> str:
-    name = bar.state if bar.state in LETTERS else "OTHER"
+    run, attempt, state, start, end = bar
+    name = state if state in LETTERS else "OTHER"
     width = max(LEAST, right - left)
-    seconds = (now if bar.end is None else bar.end) - bar.start
-    tip = f"run {bar.run}, attempt {bar.attempt}: {bar.state}, {seconds:.0f} s from {_when(bar.start)}"
-    label = f"{LETTERS.get(bar.state, '?')}{bar.run}"
+    seconds = (now if end is None else end) - start
+    tip = f"run {run}, attempt {attempt}: {state}, {seconds:.0f} s from {_when(start)}"
+    label = f"{LETTERS.get(state, '?')}{run}"
     label = label if width > 7 * len(label) + 4 else label[0] if width > 9 else ""
     text = f'<text class="in" x="{left + 2:.1f}" y="{y + 13}">{_text(label)}</text>' if label else ""
     gap = 0.5 if width > 3 else 0.0

@@ -18,7 +18,6 @@ from textual.message import Message
 
 from clusterduck.errors import ClusterduckError, NotFoundError
 from clusterduck.ledger import heard, history, listing, queries
-from clusterduck.ledger.history import Lane
 from clusterduck.ledger.listing import Listing
 from clusterduck.ledger.publish import publish
 from clusterduck.ledger.queries import SlotNow
@@ -244,7 +243,8 @@ class Feed(threading.Thread):
         elif interest.sweep is None:
             return
         elif interest.subject == "timeline":
-            self._post(LanesRead(interest.sweep, _lanes(connection, interest), interest.rows, interest.span))
+            lanes = history.lanes(connection, interest.sweep, *interest.span, rows=interest.rows)
+            self._post(LanesRead(interest.sweep, lanes, interest.rows, interest.span))
         elif interest.subject == "run" and interest.run is not None:
             self._run(connection, interest.sweep, interest.run)
         elif interest.subject == "activity":
@@ -405,13 +405,6 @@ class JobsWatch(threading.Thread):
 def _but_rows(interest: Interest) -> Interest:
     """What is wanted, but for the place in a listing: which rows those are is known at once."""
     return interest if interest.listing is None else replace(interest, rows=(0, 0))
-
-
-def _lanes(connection: sqlite3.Connection, interest: Interest) -> Sequence[Lane]:
-    assert interest.sweep is not None
-    wanted = history.lanes(connection, interest.sweep, of=())[slice(*interest.rows)]
-    agents = {(lane.batch, lane.restart, lane.node) for lane in wanted}
-    return history.lanes(connection, interest.sweep, *interest.span, of=agents)
 
 
 def no_ledger(ledger: Path | None) -> str:

@@ -14,6 +14,8 @@ from clusterduck.cli.output import Output, narrate
 from clusterduck.cli.table import Column
 from clusterduck.errors import ConfigError
 from clusterduck.ledger import queries
+from clusterduck.ledger.columns import are_numbers
+from clusterduck.ledger.listing import Listing, Term, order
 from clusterduck.ledger.queries import SORTS, Filter, Run
 from clusterduck.model import FAILED_STATES, State
 from clusterduck.wording import elapsed, json_value, local_time, short
@@ -105,10 +107,45 @@ def _sorted_runs(view: View, sweeps: Sequence[str], matching: Filter, options: a
         ]
         if sort == "number" or len(sweeps) < 2:  # sweeps in their order, the newest first
             return with_reasons(view, found[: options.limit])
-    else:
+    elif sort == "reason":
         found = [run for sweep in sweeps for run in queries.runs(view.connection, sweep, matching)]
+    else:
+        return _by_override(view, sweeps, matching, options)
     found = with_reasons(view, found)
-    return in_order(found, _key(sort, found), options.reverse)[: options.limit]
+    column = SORTS.get(sort, sort)
+    return in_order(found, lambda run: getattr(run, column), options.reverse)[: options.limit]
+
+
+def _by_override(view: View, sweeps: Sequence[str], matching: Filter, options: argparse.Namespace) -> list[Run]:
+    """The runs in the order of an override's values: as numbers if they are numbers in all of the sweeps.
+
+    Raises:
+        ConfigError: if no run has such an override.
+    """
+    key, found = options.sort, []
+    kinds = {are_numbers(view.connection, sweep, key) for sweep in sweeps} - {None}
+    terms = (Term("state", ",".join(matching.states)),) if matching.states else ()
+    limit = options.limit if len(kinds) == 1 else None  # else a sweep's own order says little about that of all
+    for sweep in sweeps:
+        numbers = order(view.connection, Listing(sweep, terms, f"={key}", options.reverse))[:limit]
+        for first in range(0, len(numbers), 500):
+            part = list(numbers[first : first + 500])
+            by_number = {run.number: run for run in queries.runs_numbered(view.connection, sweep, part)}
+            found += [by_number[number] for number in part if number in by_number]
+    if found and not kinds:
+        raise ConfigError(
+            f"Runs cannot be sorted by {key!r}: by run, state, attempt, return_value, started, ended, duration, host, "
+            "reason, or the key of one of their overrides they can."
+        )
+    if len(sweeps) > 1:
+        read: Callable[[str], Any] = float if kinds == {True} else str
+
+        def value(run: Run) -> Any:
+            text = run.override_values.get(key)
+            return None if text is None else read(text)
+
+        found = in_order(found, value, options.reverse)
+    return with_reasons(view, found[: options.limit])
 
 
 def with_reasons(view: View, runs: Sequence[Run]) -> list[Run]:
@@ -118,39 +155,10 @@ def with_reasons(view: View, runs: Sequence[Run]) -> list[Run]:
     return [replace(run, reason=why[run.sweep, run.number]) if (run.sweep, run.number) in why else run for run in runs]
 
 
-def _key(sort: str, runs: Sequence[Run]) -> Callable[[Run], Any]:
-    """What to sort by: a column, or the value of an override.
-
-    Raises:
-        ConfigError: if no run has such a column or override.
-    """
-    if sort in SORTS:
-        column = SORTS[sort]
-        return lambda run: getattr(run, column)
-    if sort == "reason":
-        return lambda run: run.reason
-    texts = [run.override_values.get(sort) for run in runs]
-    if runs and not any(text is not None for text in texts):
-        raise ConfigError(
-            f"Runs cannot be sorted by {sort!r}: by run, state, attempt, return_value, started, ended, duration, host, "
-            "reason, or the key of one of their overrides they can."
-        )
-    if all(text is None or _number(text) is not None for text in texts):
-        return lambda run: _number(run.override_values.get(sort))
-    return lambda run: run.override_values.get(sort)
-
-
 def in_order(runs: Sequence[Run], key: Callable[[Run], Any], reverse: bool) -> list[Run]:
     """The runs sorted by ``key``; those without a value come last either way."""
     with_value = [run for run in runs if key(run) is not None]
     return sorted(with_value, key=key, reverse=reverse) + [run for run in runs if key(run) is None]
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return None
 
 
 def _print(output: Output, view: View, runs: Sequence[Run], varying: Sequence[str] | None) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 import statistics
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from clusterduck.ledger import times
 from clusterduck.ledger.answers import Act
@@ -39,14 +39,9 @@ class Pace:
     left_s: float | None
 
 
-class Bar(NamedTuple):
-    """An attempt's time in a slot; seconds since the epoch, ``end`` None while it runs."""
-
-    run: int
-    attempt: int
-    state: str
-    start: float
-    end: float | None
+#: An attempt's time in a slot, as it is read, because there are many: the run, the attempt's number, its state, and its
+#: start and end in seconds since the epoch (None while it runs).
+Bar = tuple[int, int, str, float, float | None]
 
 
 @dataclass(frozen=True)
@@ -112,15 +107,12 @@ def typical_duration(connection: sqlite3.Connection, sweep: str) -> float | None
     return pace(connection, sweep, 0, 0, 0.0).typical_s
 
 
-AgentKey = tuple[str, int, int]  # batch, restart, node
-
-
 def lanes(
     connection: sqlite3.Connection,
     sweep: str,
     start: float | None = None,
     end: float | None = None,
-    of: Collection[AgentKey] | None = None,
+    rows: tuple[int, int] | None = None,
 ) -> list[Lane]:
     """Every slot that the sweep ever had, in the order in which their agents began, with the attempts in it.
 
@@ -129,7 +121,7 @@ def lanes(
         sweep: the sweep.
         start: leave out attempts that ended before.
         end: leave out attempts that began later.
-        of: only slots of these agents get their attempts; None: all.
+        rows: the first of the slots that get their attempts, and the one behind the last; None: all get them.
     """
     agents = _all(
         connection,
@@ -140,12 +132,13 @@ def lanes(
         [sweep],
     )
     room = MOST_BARS
-    found = []
+    found: list[Lane] = []
     for agent in agents:
         its_end = None if agent["state"] == "RUNNING" else agent["heard"]
         for slot in range(agent["slots"]):
             key = (agent["batch"], agent["restart"], agent["node"], slot)
-            bars = _bars(connection, sweep, key, (start, end), room) if of is None or key[:3] in of else ()
+            is_wanted = rows is None or rows[0] <= len(found) < rows[1]
+            bars = _bars(connection, sweep, key, (start, end), room) if is_wanted else ()
             room -= len(bars)
             found.append(Lane(*key, agent["host"], agent["start"], its_end, tuple(bars)))
     return found
@@ -173,10 +166,10 @@ def _bars(
         values += [times.to_text(start), sweep, *slot, times.to_text(start)]
     rows = connection.execute(
         f"SELECT run, number, state, {_SECONDS.format('started_at')}, {_SECONDS.format('ended_at')} "  # noqa: S608
-        f"FROM attempt WHERE {condition} ORDER BY started_at, run LIMIT ?",
+        f"FROM attempt WHERE {condition} ORDER BY started_at LIMIT ?",
         [*values, max(0, limit)],
     ).fetchall()
-    return list(map(Bar._make, rows))
+    return rows
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,22 @@ import json
 import re
 import sqlite3
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, compress
 from typing import Any
 
 from clusterduck.errors import ConfigError
 from clusterduck.ledger import columns
-from clusterduck.ledger.queries import SORTS, like
+from clusterduck.ledger.queries import SORTS
 from clusterduck.model import FAILED_STATES, State
 
 #: Columns by which a list can be ordered besides ``SORTS``.
 _MORE_SORTS = {"reason": "reason", "slot": "host, slot"}
+
+#: Columns of which most runs share one value.
+_FEW_VALUES = ("state", "attempt")
 
 #: States that are no trouble: ``only trouble`` shows all others.
 _TROUBLE = tuple(state.value for state in FAILED_STATES)
@@ -56,7 +60,9 @@ class Listing:
 
 
 def parse_filter(text: str) -> tuple[Term, ...]:
-    """Read a filter as people type it: words, ``state:failed``, ``node:n3``, ``batch:0-1``, ``lr=1e-3``; ``!`` inverts.
+    """Read a filter as people type it: words, ``state:failed,timeout``, ``node:n3``, ``batch:0-1``, ``lr=1e-3``.
+
+    ``!`` before any of them inverts it.
 
     Raises:
         ConfigError: if a state is none. ``state:trouble`` stands for every end that is neither success nor a wish.
@@ -84,6 +90,24 @@ def order(connection: sqlite3.Connection, listing: Listing) -> Sequence[int]:
     Raises:
         ConfigError: if they cannot be listed in this order.
     """
+    with _standing_still(connection):
+        return _order(connection, listing)
+
+
+@contextmanager
+def _standing_still(connection: sqlite3.Connection) -> Iterator[None]:
+    """Several questions are about the same runs, though another process may add some meanwhile."""
+    if connection.in_transaction:
+        yield
+        return
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.execute("ROLLBACK")
+
+
+def _order(connection: sqlite3.Connection, listing: Listing) -> Sequence[int]:
     every = _every_run(connection, listing.sweep)
     wanted = _Runs(every)
     for term in listing.terms:
@@ -94,11 +118,12 @@ def order(connection: sqlite3.Connection, listing: Listing) -> Sequence[int]:
     if column == "number":
         found = wanted.all()
         return found[::-1] if listing.descending else found
-    valued = (
-        columns.in_order(connection, listing.sweep, listing.sort[1:])
-        if column is None
-        else _by_column(connection, listing.sweep, column)
-    )
+    if column is None:
+        valued = columns.in_order(connection, listing.sweep, listing.sort[1:])
+    elif column in _FEW_VALUES:
+        valued = _by_few_values(connection, listing.sweep, column, every)
+    else:
+        valued = _by_column(connection, listing.sweep, column)
     if listing.terms:
         valued = array("I", filter(wanted.__contains__, valued))
     wanted.keep(valued, inverted=True)
@@ -175,6 +200,28 @@ def _by_column(connection: sqlite3.Connection, sweep: str, column: str) -> array
     return _numbers(connection, sql, [sweep])
 
 
+def _by_few_values(connection: sqlite3.Connection, sweep: str, column: str, every: Sequence[int]) -> array[int]:
+    """The same where many runs share a value: those with the one in the middle are the others' rest, and not read."""
+    middle = connection.execute(
+        f"SELECT {column} FROM run WHERE sweep = ? AND {column} IS NOT NULL ORDER BY {column} LIMIT 1 OFFSET ?",  # noqa: S608
+        [sweep, len(every) // 2],
+    ).fetchall()
+    if not middle:
+        return _by_column(connection, sweep, column)
+    before, after, neither = (
+        _numbers(
+            connection,
+            f"SELECT number FROM run WHERE sweep = ? AND {column} {others} ORDER BY {column}, number",  # noqa: S608
+            [sweep, *values],
+        )
+        for others, values in (("< ?", middle[0]), ("> ?", middle[0]), ("IS NULL", ()))
+    )
+    rest = _Runs(every)
+    for others in (before, after, neither):
+        rest.keep(others, inverted=True)
+    return before + array("I", rest.all()) + after
+
+
 def _numbers(connection: sqlite3.Connection, sql: str, values: Sequence[Any]) -> array[int]:
     """Numbers, in one piece: as many rows take twice as long."""
     found = connection.execute(f"SELECT json_group_array(number) FROM ({sql})", values).fetchall()  # noqa: S608
@@ -188,13 +235,13 @@ def _meant(connection: sqlite3.Connection, sweep: str, term: Term) -> Iterable[i
     if term.kind == "node":
         return _with(connection, sweep, "host", _hosts(connection, sweep, term.value))
     if term.kind == "batch":
-        return _where(connection, sweep, "batch LIKE ? ESCAPE '!'", [like(term.value)])
+        return _with(connection, sweep, "batch", _batches(connection, sweep, term.value))
     if term.kind == "override":
         return columns.having(connection, sweep, term.value, _is_override)
     states = [state.value for state in State if term.value.upper() in state.value]
     return chain(
         columns.having(connection, sweep, term.value, lambda text, needle: True),
-        _where(connection, sweep, "reason IS NOT NULL AND reason LIKE ? ESCAPE '!'", [like(term.value)]),
+        _where(connection, sweep, "reason IS NOT NULL AND reason LIKE ? ESCAPE '!'", [_like(term.value)]),
         _with(connection, sweep, "host", _hosts(connection, sweep, term.value)),
         _with(connection, sweep, "state", states),
     )
@@ -205,6 +252,8 @@ def _is_override(text: str, wanted: str) -> bool:
 
 
 def _with(connection: sqlite3.Connection, sweep: str, column: str, values: Sequence[str]) -> array[int]:
+    if not values:  # SQLite would look at every run of every sweep
+        return array("I")
     marks = ",".join("?" * len(values))
     return _where(connection, sweep, f"{column} IS NOT NULL AND {column} IN ({marks})", values)
 
@@ -219,17 +268,29 @@ def _hosts(connection: sqlite3.Connection, sweep: str, part: str) -> list[str]:
         "WITH RECURSIVE one(host) AS (SELECT min(host) FROM run WHERE sweep = :sweep AND host IS NOT NULL UNION ALL "
         "SELECT (SELECT min(host) FROM run WHERE sweep = :sweep AND host IS NOT NULL AND host > one.host) FROM one "
         "WHERE one.host IS NOT NULL) SELECT host FROM one WHERE host LIKE :like ESCAPE '!'",
-        {"sweep": sweep, "like": like(part)},
+        {"sweep": sweep, "like": _like(part)},
     ).fetchall()
     return [row[0] for row in rows]
 
 
+def _batches(connection: sqlite3.Connection, sweep: str, part: str) -> list[str]:
+    rows = connection.execute("SELECT id FROM batch WHERE sweep = ? AND id LIKE ? ESCAPE '!'", [sweep, _like(part)])
+    return [row[0] for row in rows.fetchall()]
+
+
+def _like(text: str) -> str:
+    """A pattern for what holds the text, with ``!`` as the sign that escapes."""
+    return "%" + re.sub(r"([!%_])", r"!\1", text) + "%"
+
+
 def _states(text: str) -> tuple[str, ...]:
-    """The states that a word means: its own, any that begin with it, or ``trouble``.
+    """The states that a word means: its own, any that begin with it, or ``trouble``; or those of several words.
 
     Raises:
         ConfigError: if it means none.
     """
+    if "," in text:
+        return tuple(dict.fromkeys(state for word in text.split(",") for state in _states(word)))
     word = text.upper()
     if word == "TROUBLE":
         return _TROUBLE

@@ -37,7 +37,6 @@ __all__ = [
     "batches",
     "count_runs",
     "cursor",
-    "like",
     "path",
     "resolve_among",
     "resolve_sweep",
@@ -82,13 +81,11 @@ class Filter:
         states: any of these; empty means all.
         host: where its attempt ran.
         batch: its job.
-        text: stands in an override or in the reason, upper and lower case alike (for ASCII letters).
     """
 
     states: Collection[str] = ()
     host: str | None = None
     batch: str | None = None
-    text: str | None = None
 
     def where(self, sweep: str) -> tuple[str, list[Any]]:
         """The filter as SQL, and its values."""
@@ -100,9 +97,6 @@ class Filter:
             if wanted is not None:
                 parts.append(f"{column} = ?")
                 values.append(wanted)
-        if self.text:
-            parts.append("(overrides LIKE ? ESCAPE '!' OR reason LIKE ? ESCAPE '!')")
-            values += [like(json.dumps(self.text)[1:-1]), like(self.text)]
         return " AND ".join(parts), values
 
 
@@ -382,11 +376,6 @@ def _sort_column(sort: str) -> str:
 
 def _limit(limit: int | None, less: int = 0) -> int:
     return -1 if limit is None else limit - less
-
-
-def like(text: str) -> str:
-    """A pattern for what holds the text, with ``!`` as the sign that escapes."""
-    return "%" + re.sub(r"([!%_])", r"!\1", text) + "%"
 
 
 def _some(ids: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Sequence
 from datetime import datetime
+from operator import itemgetter
 from typing import Any, ClassVar
 
 from rich.segment import Segment
@@ -38,8 +39,8 @@ _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 
 IDLE = "░"
 _UNREAD = "…"
 
-#: Rows known beyond the screen in each direction.
-AROUND = 40
+#: Rows known beyond the screen, up to so many in each direction: each costs as much to read as one on the screen.
+AROUND = 8
 
 _STYLES = {state: Style(color=colour, reverse=True) for state, colour in COLOURS.items()}
 _UNKNOWN = Style(reverse=True)
@@ -74,7 +75,6 @@ class TimelineChart(ScrollView, can_focus=True):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.lanes: Sequence[Lane] = ()
-        self._starts: list[list[float]] = []
         self._window: tuple[float, float] | None = None  # None: all of it
         self._live = True
         self._first, self._last, self._is_open = 0.0, SHORTEST_S, False
@@ -109,7 +109,6 @@ class TimelineChart(ScrollView, can_focus=True):
         self.lanes = () if message is None else message.lanes
         if message is not None:
             self._rows, self._span = message.rows, message.span
-        self._starts = [[bar.start for bar in lane.bars] for lane in self.lanes]
         self._first = min((lane.start for lane in self.lanes), default=0.0)
         self._last = max((lane.end for lane in self.lanes if lane.end is not None), default=self._first)
         self._is_open = any(lane.end is None for lane in self.lanes)
@@ -269,7 +268,7 @@ class TimelineChart(ScrollView, can_focus=True):
         segments = [Segment(f"{name:<{NAME}}"[:NAME], BOLD if lane.slot == 0 else Style())]
         if not self._rows[0] <= row < self._rows[1]:
             return [*segments, Segment(_UNREAD, DIM)]
-        cells = lane_cells(lane, self._starts[row], self.window, columns, self._span)
+        cells = lane_cells(lane, self.window, columns, self._span)
         at = 0
         while at < columns:
             style = cells[at][1]
@@ -281,13 +280,12 @@ class TimelineChart(ScrollView, can_focus=True):
         return segments
 
 
+_start_of = itemgetter(3)  # of a bar
 _BLANK = (" ", Style())
 _IDLE_CELL = (IDLE, Style(color="yellow"))
 
 
-def lane_cells(
-    lane: Lane, starts: Sequence[float], window: tuple[float, float], columns: int, known: Span
-) -> list[tuple[str, Style]]:
+def lane_cells(lane: Lane, window: tuple[float, float], columns: int, known: Span) -> list[tuple[str, Style]]:
     """A slot's row as cells: a run's letter and number, then its bar; where several share a cell, trouble is shown.
 
     What lies outside of the time that is known stays blank.
@@ -304,26 +302,26 @@ def lane_cells(
     there_from, there_to = max(lane.start, known.start or low), end if known.end is None else min(end, known.end)
     there = max(0, column(there_from)), min(columns, column(there_to) + 1)
     cells[there[0] : there[1]] = [_IDLE_CELL] * max(0, there[1] - there[0])
-    first = max(0, bisect_right(starts, low) - 1)
+    first = max(0, bisect_right(lane.bars, low, key=_start_of) - 1)
     marked: set[int] = set()
-    for bar in lane.bars[first:]:
-        if bar.start >= high:
+    for run, _, state, bar_start, ended in lane.bars[first:]:
+        if bar_start >= high:
             break
-        bar_end = end if bar.end is None else bar.end
+        bar_end = end if ended is None else ended
         if bar_end < low:
             continue
-        from_column, to_column = max(0, column(bar.start)), min(columns - 1, column(bar_end))
-        is_trouble = bar.state in _TROUBLE
+        from_column, to_column = max(0, column(bar_start)), min(columns - 1, column(bar_end))
+        is_trouble = state in _TROUBLE
         while not is_trouble and from_column in marked:  # its number does not go to a letter of another run
             from_column += 1
         if (
             to_column > from_column
-            and (column(bar_end) > column(bar.start))
+            and (column(bar_end) > column(bar_start))
             and (bar_end - low) % per_column < per_column / 2
         ):
             to_column -= bar_end < high
-        style = _STYLES.get(bar.state, _UNKNOWN)
-        text = f"{LETTERS.get(bar.state, '?')}{bar.run}"
+        style = _STYLES.get(state, _UNKNOWN)
+        text = f"{LETTERS.get(state, '?')}{run}"
         room = to_column - from_column + 1
         text = text if len(text) < room else text[:1]
         for index in range(from_column, to_column + 1):

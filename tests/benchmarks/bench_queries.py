@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import sqlite3
 import statistics
 import sys
@@ -22,14 +23,21 @@ from pathlib import Path
 
 from bench_dashboard import Existing, build, name_of
 
-from clusterduck.ledger import history, listing, queries, times
+from clusterduck.ledger import columns, history, listing, queries, times
 from clusterduck.ledger.queries import Filter
 from clusterduck.ledger.replica import Replica
 from clusterduck.paths import HIDDEN, LEDGER_NAME
 from clusterduck_tui.feed import HISTORY_S
+from clusterduck_tui.widgets.chart import AROUND
 
 #: What a page or a figure may take, in milliseconds.
 LIMIT_MS = 20.0
+
+#: Rows of the timeline on a screen of 200x50.
+SCREEN = 46
+
+#: The sweep that :func:`write_different` makes up.
+DIFFERENT = "different"
 
 Question = Callable[[], object]
 
@@ -46,8 +54,7 @@ def pages(connection: sqlite3.Connection, sweep: queries.Sweep) -> dict[str, Que
         default=now,
     )
     pending, running = sweep.counts["PENDING"], sweep.counts["RUNNING"]
-    last = history.lanes(connection, sweep.id, of=())[:100]
-    in_view = {(lane.batch, lane.restart, lane.node) for lane in last}
+    rows = (0, (SCREEN // AROUND + 2) * AROUND)
     asked: dict[str, Question] = {
         "sweeps": lambda: queries.sweeps(connection),
         "which sweep a word means": lambda: queries.resolve_sweep(connection, sweep.id),
@@ -59,7 +66,8 @@ def pages(connection: sqlite3.Connection, sweep: queries.Sweep) -> dict[str, Que
         "pace": lambda: history.pace(connection, sweep.id, pending, running, now),
         "occupancy": lambda: history.occupancy(connection, now),
         "keys that vary": lambda: queries.varying_keys(connection, sweep.id),
-        "timeline, last quarter of an hour": lambda: history.lanes(connection, sweep.id, now - 900, of=in_view),
+        "timeline, last quarter of an hour": lambda: history.lanes(connection, sweep.id, now - 900, rows=rows),
+        "timeline, all of the time": lambda: history.lanes(connection, sweep.id, rows=rows),
         "acts": lambda: history.acts(connection),
         "what happened": lambda: history.happenings(connection, sweep.id),
         "a run": lambda: queries.run(connection, sweep.id, sweep.runs // 2),
@@ -78,17 +86,26 @@ def pages(connection: sqlite3.Connection, sweep: queries.Sweep) -> dict[str, Que
     return asked
 
 
+def write_different(connection: sqlite3.Connection, runs: int) -> None:
+    """The overrides of a sweep each of whose runs has a random number of its own, for as long as it is connected."""
+    connection.execute("CREATE TEMP TABLE override_key AS SELECT * FROM main.override_key WHERE 0")
+    connection.execute("CREATE UNIQUE INDEX temp.different_key ON override_key(sweep, key)")
+    connection.execute("CREATE TEMP TABLE override_part AS SELECT * FROM main.override_part WHERE 0")
+    draw = random.Random(1)
+    plan = [(number, [f"x={draw.random()}"]) for number in range(runs)]
+    columns.write(connection, DIFFERENT, (plan[first : first + 300] for first in range(0, runs, 300)))
+
+
 def wholes(connection: sqlite3.Connection, sweep: queries.Sweep) -> dict[str, Question]:
     """Questions that need all runs of the sweep."""
-    asked: dict[str, Question] = {"timeline, all of it in view": lambda: history.lanes(connection, sweep.id)}
-    for sort in ("state", "return_value", "duration_s", "host", "reason", "=lr"):
+    asked: dict[str, Question] = {"picture of the timeline in a file": lambda: history.lanes(connection, sweep.id)}
+    for sort in ("state", "attempt", "return_value", "duration_s", "host", "reason", "=lr"):
         asked[f"order by {sort}"] = lambda sort=sort: listing.order(connection, listing.Listing(sweep.id, sort=sort))  # type: ignore[misc]
-    for words in ("state:failed", "node:node3", "lr=1e-3", "nan"):
+    for words in ("state:failed", "node:node3", "batch:0-1", "lr=1e-3", "nan"):
         terms = listing.parse_filter(words)
         asked[f"filter {words}"] = lambda terms=terms: listing.order(connection, listing.Listing(sweep.id, terms))  # type: ignore[misc]
-    asked["text in reason or overrides, a page"] = lambda: queries.runs(
-        connection, sweep.id, Filter(text="no such words"), limit=100
-    )
+    write_different(connection, sweep.runs)
+    asked["order by an override that differs in every run"] = lambda: columns.in_order(connection, DIFFERENT, "x")
     return asked
 
 

@@ -82,8 +82,9 @@ def test_runs_are_chosen_and_sorted(project: Project) -> None:
     assert numbers("--state", "running", "--state", "FAILED", "--sweep", "b", "--limit", "2") == ["bb3fg/0", "bb3fg/1"]
     assert numbers("--sweep", "aa", "--sort", "return_value", "--reverse", "--limit", "2") == ["aa2de/23", "aa2de/22"]
     assert numbers("--sweep", "aa", "--sort", "seed", "--limit", "3") == ["aa2de/0", "aa2de/1", "aa2de/2"]
-    assert numbers("--sweep", "aa", "--sort", "seed", "--reverse", "--limit", "2") == ["aa2de/22", "aa2de/23"]
+    assert numbers("--sweep", "aa", "--sort", "seed", "--reverse", "--limit", "2") == ["aa2de/23", "aa2de/22"]
     assert numbers("--sort", "return_value", "--limit", "2") == ["aa2de/0", "aa2de/1"]  # sweeps together
+    assert numbers("--sort", "seed", "--limit", "3") == numbers("--sort", "seed")[:3]
     values = [row["return_value"] for row in project.json("runs", "--sort", "return_value", "--reverse")]
     assert values[:21] == sorted(values[:21], reverse=True) and set(values[21:]) == {None}  # those without come last
 

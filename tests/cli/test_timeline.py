@@ -12,7 +12,7 @@ import pytest
 from journals_builder import SweepBuilder
 
 from clusterduck import timeline
-from clusterduck.ledger.history import Bar, Lane
+from clusterduck.ledger.history import Lane
 
 
 def clusterduck(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -44,7 +44,7 @@ def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_hostile_names_and_an_empty_sweep() -> None:
-    lane = Lane("0-0", 0, 0, 0, "<script>\x1b\ud800", 10.0, None, (Bar(1, 1, "NEW_STATE", 11.0, None),))
+    lane = Lane("0-0", 0, 0, 0, "<script>\x1b\ud800", 10.0, None, ((1, 1, "NEW_STATE", 11.0, None),))
     ElementTree.fromstring(timeline.svg("a&b<", [lane], now=20.0))
     assert "<script>" not in timeline.html("a&b<", [lane], now=20.0)
     ElementTree.fromstring(timeline.svg("empty", []))
@@ -52,5 +52,5 @@ def test_hostile_names_and_an_empty_sweep() -> None:
 
 @pytest.mark.parametrize("seconds", [0.001, 60.0, 30 * 86400.0])
 def test_any_length_of_time(seconds: float) -> None:
-    lane = Lane("0-0", 0, 0, 0, "n", 1e9, 1e9 + seconds, (Bar(1, 1, "COMPLETED", 1e9, 1e9 + seconds),))
+    lane = Lane("0-0", 0, 0, 0, "n", 1e9, 1e9 + seconds, ((1, 1, "COMPLETED", 1e9, 1e9 + seconds),))
     assert len(timeline.svg("x", [lane])) < 20_000

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import sqlite3
 import string
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from journals_builder import SweepBuilder
 from clusterduck import events
 from clusterduck.errors import ConfigError
 from clusterduck.ledger import history, queries
+from clusterduck.ledger.columns import are_numbers
 from clusterduck.ledger.listing import Listing, Term, order, parse_filter
 from clusterduck.ledger.overrides import as_dict
 from clusterduck.ledger.queries import Run
@@ -23,11 +26,15 @@ SWEEP = "train-x7k2p"
 
 
 @pytest.fixture
-def connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sqlite3.Connection]:
+def built(tmp_path: Path) -> SweepBuilder:
+    return SweepBuilder(tmp_path)
+
+
+@pytest.fixture
+def connection(built: SweepBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sqlite3.Connection]:
     """24 runs in two jobs; runs 6, 13 and 20 failed; four more of a later launch wait."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    built = SweepBuilder(tmp_path)
     built.write_all()
     built.write(built.launch_journal(1), built.launch(4, launch=1, first=24))
     with Replica.open(built.ledger) as replica:
@@ -44,6 +51,9 @@ def connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sqli
         ("node:node1", lambda run: run.host == "node1"),
         ("!node:node1", lambda run: run.host != "node1"),
         ("batch:1-0", lambda run: run.batch == "1-0"),
+        ("batch:0-", lambda run: run.batch in ("0-0", "0-1")),
+        ("!batch:0-1", lambda run: run.batch != "0-1"),
+        ("state:failed,comp", lambda run: run.state in ("FAILED", "COMPLETED")),
         ("seed=1", lambda run: run.override_values["seed"] == "1"),
         ("!seed=1 lr=0.001", lambda run: run.override_values["seed"] != "1" and run.override_values["lr"] == "0.001"),
         ("ENDED", lambda run: run.state == "FAILED"),
@@ -63,6 +73,7 @@ def test_filters(connection: sqlite3.Connection, text: str, holds: Callable[[Run
     ("sort", "key"),
     [
         ("state", lambda run: run.state),
+        ("attempt", lambda run: run.attempt),
         ("return_value", lambda run: run.return_number),
         ("duration_s", lambda run: run.duration_s),
         ("reason", lambda run: run.reason),
@@ -141,20 +152,64 @@ def test_what_is_no_filter_and_no_order(connection: sqlite3.Connection) -> None:
 def test_lanes_hold_every_attempt_in_its_slot(connection: sqlite3.Connection) -> None:
     lanes = history.lanes(connection, SWEEP)
     assert len(lanes) == 8
-    assert sorted(bar.run for lane in lanes for bar in lane.bars) == list(range(24))
+    assert sorted(run for lane in lanes for run, *_ in lane.bars) == list(range(24))
     for lane in lanes:
         assert lane.end is not None
-        assert all(lane.start <= bar.start and bar.end is not None and bar.end <= lane.end for bar in lane.bars)
-        assert all(a.end <= b.start for a, b in zip(lane.bars, lane.bars[1:], strict=False) if a.end is not None)
-    start = min(bar.start for lane in lanes for bar in lane.bars)
+        spans = [(start, end) for *_, start, end in lane.bars]
+        assert all(lane.start <= start and end is not None and end <= lane.end for start, end in spans)
+        assert all(end <= start for (_, end), (start, _) in pairwise(spans) if end is not None)
+    start = min(bar[3] for lane in lanes for bar in lane.bars)
     early = history.lanes(connection, SWEEP, end=start + 5)
-    assert sorted(bar.run for lane in early for bar in lane.bars) == [0, 1, 2, 3, 12, 13, 14, 15]
-    agent = (early[0].batch, early[0].restart, early[0].node)
-    late = history.lanes(connection, SWEEP, start + 12, start + 15, of=[agent])
-    assert [(lane.batch, len(lane.bars)) for lane in late] == [
-        (lane.batch, int((lane.batch, lane.restart, lane.node) == agent)) for lane in lanes
-    ]
-    assert all(bar.start < start + 15 and (bar.end or 0) > start + 12 for lane in late for bar in lane.bars)
+    assert sorted(run for lane in early for run, *_ in lane.bars) == [0, 1, 2, 3, 12, 13, 14, 15]
+    late = history.lanes(connection, SWEEP, start + 12, start + 15, rows=(1, 4))
+    assert [len(lane.bars) for lane in late] == [0, 1, 1, 1, 0, 0, 0, 0]
+    assert all(bar[3] < start + 15 and (bar[4] or 0) > start + 12 for lane in late for bar in lane.bars)
+
+
+def test_runs_planned_by_others_meanwhile_are_not_in_the_order_yet(
+    connection: sqlite3.Connection, built: SweepBuilder
+) -> None:
+    waiting = [built.launch(300, launch=2, first=28)]
+
+    def another_process(sql: str) -> None:
+        if "override_part" in sql and waiting:
+            built.write(built.launch_journal(2), waiting.pop())
+            with Replica.open(built.ledger) as other:
+                other.catch_up()
+
+    connection.set_trace_callback(another_process)
+    listing = Listing(SWEEP, sort="=seed")
+    assert sorted(order(connection, listing)) == list(range(28))
+    assert not waiting
+    assert sorted(order(connection, listing)) == list(range(328))
+
+
+def test_no_list_reads_a_table_from_end_to_end(connection: sqlite3.Connection) -> None:
+    asked: list[str] = []
+    connection.set_trace_callback(asked.append)
+    for sort in (*queries.SORTS, "reason", "slot", "=seed"):
+        order(connection, Listing(SWEEP, sort=sort))
+    for words in ("state:failed,running", "node:node1", "batch:0-0", "seed=1", "convnet"):
+        order(connection, Listing(SWEEP, parse_filter(words)))
+    are_numbers(connection, SWEEP, "seed")
+    history.lanes(connection, SWEEP)
+    history.lanes(connection, SWEEP, 0.0, 4e9, rows=(0, 4))
+    connection.set_trace_callback(None)
+    plans = {
+        sql: [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}")]
+        for sql in asked
+        if sql.startswith(("SELECT", "WITH"))
+    }
+    assert len(plans) >= 20
+    for sql, plan in plans.items():
+        assert not [step for step in plan if "AUTOMATIC" in step], (sql, plan)
+        assert "TEMP B-TREE" not in " ".join(plan) or "FROM attempt" not in sql, (sql, plan)
+        assert not [step for step in plan if re.match(r"SCAN (run|attempt|override_part|agent|batch)\b", step)], (
+            sql,
+            plan,
+        )
+        if "run WHERE" in sql:
+            assert any("SEARCH run USING" in step for step in plan), (sql, plan)
 
 
 def test_the_time_that_slots_were_busy_is_kept(connection: sqlite3.Connection) -> None:

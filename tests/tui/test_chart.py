@@ -7,7 +7,7 @@ from pathlib import Path
 from dashboards import Open, make_live
 from journals_builder import SweepBuilder
 
-from clusterduck.ledger.history import Bar, Lane
+from clusterduck.ledger.history import Lane
 from clusterduck_tui.messages import ALL_TIME
 from clusterduck_tui.widgets.chart import TimelineChart, lane_cells
 
@@ -28,9 +28,9 @@ async def test_slots_far_down_are_read_when_they_come_into_view(project: Path, o
 
 
 def test_a_runs_number_does_not_stand_behind_another_ones_letter() -> None:
-    bars = (Bar(3, 1, "FAILED", 10.1, 10.4), Bar(16, 1, "RUNNING", 10.5, None))
+    bars = ((3, 1, "FAILED", 10.1, 10.4), (16, 1, "RUNNING", 10.5, None))
     lane = Lane("0-0", 0, 0, 0, "node1", 5.0, 20.0, bars)
-    cells = lane_cells(lane, [10.1, 10.5], (0.0, 20.0), 20, ALL_TIME)
+    cells = lane_cells(lane, (0.0, 20.0), 20, ALL_TIME)
     assert "".join(cell for cell, _ in cells) == "     ░░░░░FR16──────"
 
 
