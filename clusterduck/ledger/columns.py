@@ -125,7 +125,7 @@ def in_order(connection: sqlite3.Connection, sweep: str, key: str) -> Sequence[i
     parts = connection.execute(
         "SELECT first_run, last_run, counts, runs, numbers FROM override_part WHERE sweep = ? AND key = ? "
         "ORDER BY first_run",
-        (sweep, key),
+        (sweep, storable(key)),
     ).fetchall()
     runs = array("I")
     values: Sequence[Any]
@@ -156,7 +156,8 @@ def in_order(connection: sqlite3.Connection, sweep: str, key: str) -> Sequence[i
 def are_numbers(connection: sqlite3.Connection, sweep: str, key: str) -> bool | None:
     """Whether all values of a key are numbers, so that they are ordered as such; None where no run has the key."""
     found = connection.execute(
-        "SELECT min(numbers IS NOT NULL) FROM override_part WHERE sweep = ? AND key = ?", (sweep, key)
+        "SELECT min(numbers IS NOT NULL) FROM override_part WHERE sweep = ? AND key = ?",
+        (sweep, storable(key)),
     ).fetchall()[0][0]
     return None if found is None else bool(found)
 
@@ -191,7 +192,8 @@ def having(connection: sqlite3.Connection, sweep: str, needle: str, holds: Calla
 
 def _texts(connection: sqlite3.Connection, sweep: str, key: str) -> Iterable[str]:
     rows = connection.execute(
-        "SELECT overrides FROM override_part WHERE sweep = ? AND key = ? ORDER BY first_run", (sweep, key)
+        "SELECT overrides FROM override_part WHERE sweep = ? AND key = ? ORDER BY first_run",
+        (sweep, storable(key)),
     ).fetchall()
     return chain.from_iterable(json.loads(row[0]) for row in rows)
 

@@ -19,6 +19,7 @@ from typing import Any
 from clusterduck.errors import ConfigError
 from clusterduck.ledger import columns
 from clusterduck.ledger.queries import SORTS
+from clusterduck.ledger.tables import storable
 from clusterduck.model import FAILED_STATES, State
 
 #: Columns by which a list can be ordered besides ``SORTS``.
@@ -280,7 +281,7 @@ def _batches(connection: sqlite3.Connection, sweep: str, part: str) -> list[str]
 
 def _like(text: str) -> str:
     """A pattern for what holds the text, with ``!`` as the sign that escapes."""
-    return "%" + re.sub(r"([!%_])", r"!\1", text) + "%"
+    return "%" + re.sub(r"([!%_])", r"!\1", storable(text)) + "%"
 
 
 def _states(text: str) -> tuple[str, ...]:

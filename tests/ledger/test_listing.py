@@ -146,6 +146,8 @@ def test_what_is_no_filter_and_no_order(connection: sqlite3.Connection) -> None:
         parse_filter("state:nonsense")
     with pytest.raises(ConfigError, match="in the order of"):
         order(connection, Listing(SWEEP, sort="number; DROP TABLE run"))
+    assert list(order(connection, Listing(SWEEP, sort="=\udcff"))) == list(range(28))
+    assert list(order(connection, Listing(SWEEP, parse_filter("\udcff")))) == []
     assert parse_filter("! a:b x=[1,2]") == (Term("text", "!"), Term("text", "a:b"), Term("override", "x=[1,2]"))
 
 
