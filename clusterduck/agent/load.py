@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 
-from clusterduck.agent.samples import Row, Sampler
+from clusterduck.agent.samples import NODE, Row, Sampler
 
 
 class LoadWatch:
@@ -22,14 +22,15 @@ class LoadWatch:
         self._groups = groups
         self._interval_s = interval_s
         self._stop = threading.Event()
-        self._latest: list[Row] = []
+        self._latest: tuple[Mapping[int, int], list[Row]] = ({}, [])
         self._thread = threading.Thread(target=self._watch, name="load", daemon=True)
         self._thread.start()
 
     def take(self) -> list[Row]:
-        """The newest sample, once; nothing if there has been none since."""
-        latest, self._latest = self._latest, []
-        return latest
+        """The newest sample, once, without the slots where another run has begun since; nothing if there is none."""
+        (sampled, rows), self._latest = self._latest, ({}, [])
+        now = self._groups()
+        return [row for row in rows if row[0] == NODE or sampled.get(int(row[0] or 0)) == now.get(int(row[0] or 0))]
 
     def close(self) -> None:
         """Stop; a thread that hangs in a driver is left behind."""
@@ -40,4 +41,5 @@ class LoadWatch:
 
     def _watch(self) -> None:
         while not self._stop.wait(self._interval_s):
-            self._latest = self._sampler.sample(self._groups())
+            groups = self._groups()
+            self._latest = (groups, self._sampler.sample(groups))

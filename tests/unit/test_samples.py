@@ -3,8 +3,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from fake_nvml import FakeNvml, fake_nvml, no_nvml  # noqa: F401 - fixtures
 
 from clusterduck import events
 from clusterduck.agent import samples
+from clusterduck.agent.load import LoadWatch
 from clusterduck.agent.samples import NODE, Row, Sampler
 from clusterduck.model import Slot
 
@@ -143,6 +145,36 @@ def test_what_a_process_did_before_its_run_began_is_not_the_runs(proc: FakeProc)
     sampler.begins(0, 4242)  # gone already
     proc.put(300, 50, 300, 1.0, started_s=proc.now_s - 2)
     assert by_slot(sampler.sample({0: 300}))[0][1] == 50.0
+
+
+def test_what_was_read_of_a_slots_earlier_run_is_not_told_of_the_next(proc: FakeProc) -> None:
+    proc.put(100, 50, 100)
+    proc.put(200, 50, 200)
+    groups = {0: 100, 1: 200}
+    sampler = Sampler([Slot(0), Slot(1)], proc.root)
+    read = threading.Semaphore(0)
+    go_on = threading.Event()
+    kept: list[list[Row]] = []
+
+    class Once(Sampler):
+        def sample(self, groups: Mapping[int, int]) -> list[Row]:
+            if kept:
+                go_on.wait(20)
+            kept.append(sampler.sample(groups))
+            return kept[-1]
+
+    def now() -> dict[int, int]:
+        read.release()
+        return groups
+
+    watch = LoadWatch(Once([], proc.root), now, 0.0)
+    for _ in range(2):  # the second is asked for when the first is kept
+        assert read.acquire(timeout=20)
+    groups = {0: 100, 1: 300}
+    assert set(by_slot(watch.take())) == {0, NODE}
+    assert watch.take() == []
+    go_on.set()
+    watch.close()
 
 
 def test_a_run_whose_leader_has_ended_lives_on_in_its_children(proc: FakeProc) -> None:
