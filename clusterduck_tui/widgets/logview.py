@@ -135,13 +135,18 @@ class LogView(Widget, can_focus=True):
         self._pending.clear()
         self._rows, self._top, self._left, self._file_size, self._found, self._note = [], 0, 0, None, None, ""
         self.following = follow
-        path = self.path
-        if path is not None:
-            if follow:
-                self._want("end", lambda: logfile.read_before(path, None, ROWS))
-            else:
-                self._want("start", lambda: logfile.read_from(path, 0, ROWS))
+        self._want_first()
         self._repaint()
+
+    def _want_first(self) -> None:
+        """What is shown before anything is there: the file's end if it is followed, else its beginning."""
+        path = self.path
+        if path is None or self._pending:
+            return
+        if self.following:
+            self._want("end", lambda: logfile.read_before(path, None, ROWS))
+        else:
+            self._want("start", lambda: logfile.read_from(path, 0, ROWS))
 
     def _want(self, place: str, read: Callable[[], Block | None]) -> None:
         if place not in self._pending:
@@ -149,11 +154,10 @@ class LogView(Widget, can_focus=True):
             self._reader.want(place, read)
 
     def _poll(self) -> None:
-        path = self.path
-        if path is None or not self.is_on_screen:
+        if self.path is None or not self.is_on_screen:
             return
         if not self._rows:
-            self._want("end", lambda: logfile.read_before(path, None, ROWS))
+            self._want_first()
         else:
             self._want_after()
 
