@@ -236,11 +236,11 @@ class SweepPaths:
 
     def place(self, kept: str) -> str:
         """Where what is on record lies now: the inverse of :meth:`kept`."""
-        return os.path.normpath(os.path.join(self._sweep_dir_text, kept))
+        return os.path.normpath(kept if kept.startswith("/") else f"{self._sweep_dir_text}{kept}")
 
     @cached_property
     def _sweep_dir_text(self) -> str:
-        return str(self.sweep_dir)
+        return os.path.join(self.sweep_dir, "")
 
     @property
     def queue(self) -> Path:

@@ -64,7 +64,7 @@ class _Facts:
         self._changes = changes
         self._who = who
         self._row: AgentRow | None = None
-        self._results = str(changes.paths.results)
+        self._results = os.path.join(changes.paths.results, "")
 
     # --- what a launch says
 
@@ -324,7 +324,7 @@ class _Facts:
         row.ended_at = times.to_text(event.time)
 
     def _place_of_result(self, attempt: Attempt) -> str:
-        return os.path.join(self._results, self._changes.paths.result_name(attempt))
+        return f"{self._results}{self._changes.paths.result_name(attempt)}"
 
 
 _HANDLERS: dict[type[Event], Callable[[_Facts, Any], None]] = {
