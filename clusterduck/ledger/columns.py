@@ -1,9 +1,8 @@
 """The overrides of a sweep's runs by key, kept so that 100,000 runs are put in order by one, or searched, without
 reading the runs.
 
-A plan comes in parts of some hundred runs; those that are folded together are joined. Of each part and key one row says
-which overrides there were, in the order of their values, and which runs have each. Overrides never change, so a row is
-written once.
+A plan comes in parts of some hundred runs. Of each part and key one row says which overrides there were, in the order
+of their values, and which runs have each. Overrides never change, so a row is written once.
 """
 
 from __future__ import annotations
@@ -22,9 +21,6 @@ from clusterduck.ledger.tables import storable, write_rows
 
 Plan = Sequence[tuple[int, Sequence[str]]]  # runs, each with its overrides
 
-#: Plans that are written together are joined until a row is about so many runs: fewer rows are put in order faster.
-_PART = 5000
-
 #: In place of a key: overrides that a later one of the same run overrides again. They are found, and order nothing.
 OVERRIDDEN = ""
 
@@ -36,7 +32,7 @@ class _Column(NamedTuple):
 
 def write(connection: sqlite3.Connection, sweep: str, plans: Iterable[Plan]) -> None:
     """Keep what parts of a plan say, each run of which is new to the ledger."""
-    for plan in _joined(plans):
+    for plan in plans:
         columns, overridden = _columns(plan)
         write_rows(
             connection,
@@ -53,17 +49,6 @@ def write(connection: sqlite3.Connection, sweep: str, plans: Iterable[Plan]) -> 
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             [(sweep, key, *_part(runs)) for key, runs in [*parts, (OVERRIDDEN, overridden)] if runs],
         )
-
-
-def _joined(plans: Iterable[Plan]) -> Iterable[Plan]:
-    joined: list[tuple[int, Sequence[str]]] = []
-    for plan in plans:
-        joined += plan
-        if len(joined) >= _PART:
-            yield joined
-            joined = []
-    if joined:
-        yield joined
 
 
 def _columns(plan: Plan) -> tuple[dict[str, _Column], dict[str, list[int]]]:

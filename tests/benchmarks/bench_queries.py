@@ -105,7 +105,7 @@ def wholes(connection: sqlite3.Connection, sweep: queries.Sweep) -> dict[str, Qu
         terms = listing.parse_filter(words)
         asked[f"filter {words}"] = lambda terms=terms: listing.order(connection, listing.Listing(sweep.id, terms))  # type: ignore[misc]
     write_different(connection, sweep.runs)
-    asked["order by an override that differs in every run"] = lambda: columns.in_order(connection, DIFFERENT, "x")
+    asked["order by an override, all different"] = lambda: columns.in_order(connection, DIFFERENT, "x")
     return asked
 
 
