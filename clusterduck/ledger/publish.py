@@ -8,6 +8,7 @@ offsets, is the same in one number, for people.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import secrets
 import shutil
@@ -248,9 +249,10 @@ def _remove_leavings(ledger: Path) -> None:
     with os.scandir(ledger.parent) as entries:
         for entry in entries:
             if entry.name.startswith(f".{ledger.name}.") and entry.name != lock.name:
-                info = entry.stat(follow_symlinks=False)
-                if stat.S_ISREG(info.st_mode) and now - info.st_mtime > LEAVINGS_S:
-                    os.unlink(entry.path)
+                with contextlib.suppress(FileNotFoundError):  # a living one's, who waits for the lock
+                    info = entry.stat(follow_symlinks=False)
+                    if stat.S_ISREG(info.st_mode) and now - info.st_mtime > LEAVINGS_S:
+                        os.unlink(entry.path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
