@@ -203,6 +203,7 @@ class Campaign:
             mark = self._notes / "about-to-rename"
             wait_until(mark.exists, "the login node is about to rename the ledger", SWEEP_S)
             self._lab.kill("login")
+            holding.kill()  # a connection to a machine without power says nothing by itself
             holding.wait()
             beside = self._leavings()
             time.sleep(DARK_S)
