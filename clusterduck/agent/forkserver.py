@@ -80,7 +80,10 @@ class _Server:
                     os.read(reader, 4096)
                     self._reap()
                 if self._connection.fileno() in ready:
-                    message = self._connection.recv(MESSAGE_BYTES)
+                    try:
+                        message = self._connection.recv(MESSAGE_BYTES)
+                    except ConnectionResetError:  # it went before it had read all that we told it
+                        message = b""
                     if not message:
                         break
                     order = self._obey(json.loads(message))

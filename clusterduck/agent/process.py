@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,24 +61,40 @@ class ForkServer:
                 start_new_session=True,
             )
         self._connection.setblocking(False)
+        self._unsent: deque[bytes] = deque()
 
     def fileno(self) -> int:
         """The descriptor that becomes readable when there is something to :meth:`receive`."""
         return self._connection.fileno()
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether it has not taken all that it was sent: :meth:`receive` goes on once the descriptor is writable."""
+        return bool(self._unsent)
+
     def send(self, message: Mapping[str, Any]) -> None:
         """Have the server do something.
 
         Raises:
-            OSError: if it is gone, or so far behind that it must be hung.
+            OSError: if it is gone.
         """
         data = json.dumps(message).encode()
         if len(data) > MESSAGE_BYTES:
             raise OSError(f"a message of {len(data)} bytes is too long for the fork server")
-        self._connection.send(data)
+        self._unsent.append(data)
+        self._send_on()
+
+    def _send_on(self) -> None:
+        """Send what it has room for: many slots that begin at once are more than a socket holds."""
+        with contextlib.suppress(BlockingIOError):
+            while self._unsent:
+                self._connection.send(self._unsent[0])
+                self._unsent.popleft()
 
     def receive(self) -> list[dict[str, Any]] | None:
         """What the server has to say, or None once it is gone and all it said has been read."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its end is about to be read
+            self._send_on()
         found: list[dict[str, Any]] = []
         while True:
             try:

@@ -100,6 +100,7 @@ class Supervisor:
         self._timers = Timers()
         self._errands = Errands(say)
         self._selector = selectors.DefaultSelector()
+        self._server: ForkServer | None = None
         self._finished = False
         self._reports = Reports(scratch)
         sampler = Sampler(slots)
@@ -162,6 +163,7 @@ class Supervisor:
             until = max(0.0, self._deadline.last_call - clock.now())
             self._timers.add(until, lambda: self._unless_in_doubt(self._last_call))
         while not self._finished:
+            self._watch_server()
             ready = self._selector.select(self._timers.wait_s())
             self._doubt_after_a_lapse()
             for key, _ in ready:
@@ -210,10 +212,18 @@ class Supervisor:
         self._timers.add(interval_s, again)
 
     def _attach(self, server: ForkServer, alive: bool) -> None:
+        self._server = server if alive else None
         if alive:
             self._selector.register(server, selectors.EVENT_READ, self._on_server)
         else:
             self._selector.unregister(server)
+
+    def _watch_server(self) -> None:
+        """Wait for the fork server to take more, as long as it has not taken all."""
+        if self._server is not None:
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._server.is_behind else 0)
+            if self._selector.get_key(self._server).events != events:
+                self._selector.modify(self._server, events, self._on_server)
 
     def _decide(self, event: decisions.Event) -> None:
         for command in self._state.handle(event):

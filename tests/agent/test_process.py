@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -138,3 +139,31 @@ def test_whether_a_process_handles_a_signal() -> None:
         assert not handles(run.pid, signal.SIGUSR1)
         run.kill()
     assert not handles(run.pid, signal.SIGUSR2)
+
+
+def test_a_fork_server_that_is_slow_to_listen_is_told_all_the_same(tmp_path: Path) -> None:
+    server = ForkServer(dict(os.environ))
+    server.process.send_signal(signal.SIGSTOP)
+    for _ in range(1000):
+        server.send({"do": "dismiss", "attempt": "1.1", "more": "x" * 1000})  # as long as a start; answered by nothing
+    server.send({"do": "prepare", "launch": 7, "payload_file": str(tmp_path / "none"), "preload": []})
+    assert server.is_behind
+    server.process.send_signal(signal.SIGCONT)
+    heard: list[dict[str, object]] = []
+    while not heard:
+        select.select([server], [server] if server.is_behind else [], [])
+        messages = server.receive()
+        assert messages is not None
+        heard += messages
+    assert [(message["did"], message["launch"]) for message in heard] == [("failed to prepare", 7)]
+    assert not server.is_behind
+    server.close()
+    assert server.process.wait(60) == 0
+
+
+def test_a_fork_server_whose_agent_died_without_having_heard_it_ends_in_order() -> None:
+    server = ForkServer(dict(os.environ))
+    server.send({"do": "prepare", "launch": 7, "payload_file": "none", "preload": []})
+    select.select([server], [], [])
+    server.close()
+    assert server.process.wait(60) == 0
