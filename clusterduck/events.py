@@ -77,9 +77,13 @@ class LaunchStarted(Event):
     git_dirty: bool | None = None
 
 
+#: How many runs of a launch go into one event, but for the last.
+RUNS_PER_LINE = 500
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunsPlanned(Event):
-    """Some runs of a launch: pairs of number and overrides, a few hundred to a line.
+    """Some runs of a launch: pairs of number and overrides, :data:`RUNS_PER_LINE` to a line.
 
     Where it is known how long runs with these overrides took before, agents claim the longest first (see
     ``queue.order_of_looking``).

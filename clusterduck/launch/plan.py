@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from clusterduck.events import RUNS_PER_LINE
 from clusterduck.model import Attempt
 from clusterduck.queue import longest_first
-
-#: How many runs go into one line of the launch's journal.
-RUNS_PER_LINE = 500
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The overrides of a sweep's runs by key, kept so that 100,000 runs are put in order by one, or searched, without
 reading the runs.
 
-A plan comes in parts of some hundred runs. Of each part and key one row says which overrides there were, in the order
-of their values, and which runs have each. Overrides never change, so a row is written once.
+A plan comes in parts, see ``events.RunsPlanned``. Of each part and key one row says which overrides there were, in the
+order of their values, and which runs have each. Overrides never change, so a row is written once.
 """
 
 from __future__ import annotations

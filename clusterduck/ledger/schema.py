@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from clusterduck.errors import LedgerError
+from clusterduck.events import RUNS_PER_LINE
 from clusterduck.ledger.columns import Plan
 from clusterduck.ledger.columns import write as write_columns
 
@@ -42,11 +45,11 @@ INDEXES = {
     "journal_by_sweep": "journal(sweep)",
 }
 
-#: With so many runs in an older file, who waits for it to be brought up to date is told: that takes seconds.
-RUNS_WORTH_A_WORD = 50_000
-
 #: Those that only readers ask for: folding finds runs by their numbers.
 READERS_INDEXES = frozenset(name for name, columns in INDEXES.items() if columns.startswith("run("))
+
+#: With so many runs in an older file, who waits for it to be brought up to date is told: that takes seconds.
+RUNS_WORTH_A_WORD = 50_000
 
 
 def _first_tables(db: Database) -> None:
@@ -154,16 +157,17 @@ def _overrides_by_key(db: Database) -> None:
     )
     db.execute("DELETE FROM override_key")  # told together with the parts
     for (sweep,) in db.execute("SELECT id FROM sweep").fetchall():
-        rows = db.execute(
-            "SELECT number, overrides FROM run WHERE sweep = ? AND overrides IS NOT NULL ORDER BY number", (sweep,)
-        )
-        write_columns(db.conn, sweep, _parts(rows))
+        write_columns(db.conn, sweep, _plans(db, sweep))
 
 
-def _parts(rows: sqlite3.Cursor) -> Iterator[Plan]:
-    """The runs of a sweep with their overrides, so many at a time as a launch plans at once."""
-    while part := rows.fetchmany(300):
-        yield [(number, json.loads(texts)) for number, texts in part]
+def _plans(db: Database, sweep: str) -> Iterator[Plan]:
+    """The runs of a sweep with their overrides, so many at a time as a launch has planned at once."""
+    rows = db.execute(
+        "SELECT launch, number, overrides FROM run WHERE sweep = ? AND overrides IS NOT NULL ORDER BY number", (sweep,)
+    )
+    for _, its in groupby(rows, key=itemgetter(0)):
+        while part := [(number, json.loads(texts)) for _, number, texts in islice(its, RUNS_PER_LINE)]:
+            yield part
 
 
 #: Schema version n is what the first n steps make.

@@ -3,6 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clusterduck import events
 from clusterduck.launch import plan
 from clusterduck.model import Attempt
 
@@ -35,7 +36,7 @@ def test_every_run_is_written_down_once(first: int, count: int) -> None:
     runs = [[f"a={number}"] for number in range(count)]
     lines = list(plan.in_lines(first, runs))
     assert [run for line in lines for run in line] == list(enumerate(runs, first))
-    assert all(0 < len(line) <= plan.RUNS_PER_LINE for line in lines)
+    assert all(0 < len(line) <= events.RUNS_PER_LINE for line in lines)
 
 
 def test_attempts_that_took_long_are_dealt_to_the_jobs_and_begin_first() -> None:

@@ -59,8 +59,8 @@ class SweepBuilder:
             )
         ]
         numbers = range(first, first + runs)
-        for begin in range(0, runs, 300):
-            part = numbers[begin : begin + 300]
+        for begin in range(0, runs, events.RUNS_PER_LINE):
+            part = numbers[begin : begin + events.RUNS_PER_LINE]
             new.append(events.RunsPlanned(time=at + 1, launch=launch, runs=[(n, self.overrides(n)) for n in part]))
         for index in range(batches):
             low, high = first + runs * index // batches, first + runs * (index + 1) // batches

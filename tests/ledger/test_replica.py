@@ -192,6 +192,7 @@ def test_what_is_kept_since_a_newer_schema_is_counted_once_for_what_was_there(tm
 def test_a_large_older_file_is_brought_up_to_date_with_a_word_to_who_waits(
     sweep: SweepBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    sweep.write(sweep.launch_journal(1), sweep.launch(501, launch=1, first=8))
     with Replica.open(sweep.ledger) as replica:
         replica.catch_up()
         expected = tables(replica.connection)
