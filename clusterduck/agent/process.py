@@ -172,10 +172,9 @@ def handles(pid: int, number: signal.Signals) -> bool:
 def children() -> list[int]:
     """The process ids of our own children, orphans of the runs among them."""
     found: list[int] = []
-    for task in os.listdir("/proc/self/task"):
-        path = f"/proc/self/task/{task}/children"
-        with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:  # noqa: PTH123 - asked at each end
-            found += map(int, file.read().split())
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):
+            found += [int(word) for word in (task / "children").read_text().split()]
     return found
 
 

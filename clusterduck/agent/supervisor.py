@@ -16,6 +16,7 @@ from pathlib import Path
 
 from clusterduck import clock, git
 from clusterduck.agent import state as decisions
+from clusterduck.agent.answers import ClaimsMade, FolderGone, InboxRead, NotSuperseded, PayloadFetched, QueueSeen
 from clusterduck.agent.attendance import Attendance
 from clusterduck.agent.deadline import Deadline
 from clusterduck.agent.errands import Errands
@@ -29,7 +30,7 @@ from clusterduck.agent.running import Running
 from clusterduck.agent.samples import Sampler
 from clusterduck.agent.settings import AgentSettings
 from clusterduck.agent.timers import Timers
-from clusterduck.agent.writer import ClaimsMade, FolderGone, InboxRead, NotSuperseded, PayloadFetched, QueueSeen, Writer
+from clusterduck.agent.writer import Writer
 from clusterduck.events import AttemptEnded, Heartbeat, RunsClosed
 from clusterduck.inbox import Request
 from clusterduck.model import FAILED_STATES, AgentId, Attempt, Slot, State

@@ -19,8 +19,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clusterduck import inbox, sharing
+from clusterduck.agent.answers import (
+    Answer,
+    ClaimsMade,
+    FolderGone,
+    InboxRead,
+    NotSuperseded,
+    PayloadFetched,
+    QueueSeen,
+)
 from clusterduck.agent.claiming import Claiming, Haul
-from clusterduck.agent.fence import Pulse
+from clusterduck.agent.fence import Fence
 from clusterduck.errors import ClusterduckError
 from clusterduck.events import AttemptEnded, Event, Heartbeat, RunsClosed
 from clusterduck.journal import JournalWriter, encode
@@ -39,57 +48,11 @@ PAYLOAD_PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True)
-class ClaimsMade:
-    """The answer to :meth:`Writer.claim`."""
-
-    asked: int
-    haul: Haul
-
-
-@dataclass(frozen=True)
-class QueueSeen:
-    """The answer to :meth:`Writer.look` and :meth:`Writer.put_back`: how many attempts there may be to claim."""
-
-    left: int
-
-
-@dataclass(frozen=True)
-class PayloadFetched:
-    """The answer to :meth:`Writer.fetch`; ``error`` is a sentence if the payload cannot be had."""
-
-    error: str | None
-
-
-@dataclass(frozen=True)
-class InboxRead:
-    """The answer to :meth:`Writer.read_inbox`, if there was anything in it."""
-
-    requests: list[inbox.Request]
-    superseded: bool  # a later restart of the job has an agent
-
-
-@dataclass(frozen=True)
-class NotSuperseded:
-    """The answer to :meth:`Writer.look_for_restart`, if the job was not started again; else it is an
-    :class:`InboxRead`."""
-
-
-@dataclass(frozen=True)
 class _Kept:
     """A result on the node's own disk that has to be put in place before the end of its attempt is reported."""
 
     end: AttemptEnded
     file: Path
-
-
-@dataclass(frozen=True)
-class FolderGone:
-    """Not asked for: the sweep's folder has been away for a while, so there is nothing left to work on."""
-
-    folder: Path
-
-
-Answer = FolderGone | ClaimsMade | QueueSeen | PayloadFetched | InboxRead | NotSuperseded
 
 
 class Writer:
@@ -128,8 +91,7 @@ class Writer:
         self._lost_results = False
         self._sync = False
         self._folder_made = False
-        self._looked = Pulse()  # for a later restart of the job
-        self._superseded = False
+        self._fence = Fence(folder)
         self._failing_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._closing = threading.Event()  # what cannot be done now is not tried much longer
@@ -350,27 +312,20 @@ class Writer:
             (self._folder / "inbox").mkdir(0o700, exist_ok=True)
             self._folder_made = True
 
-    def _look_for_later(self) -> None:
-        """See whether a later restart of the job has an agent."""
-        restart = int(self._folder.name.partition(".")[0])
-        others = [name.partition(".")[0] for name in os.listdir(self._folder.parent)]
-        self._superseded = any(other.isdecimal() and int(other) > restart for other in others)
-        self._looked.mark()
-
     def _is_superseded(self) -> bool:
         """Whether a later restart has taken over, after a look if the last one was long ago."""
-        if not self._superseded and self._looked.lapsed():
+        if not self._fence.superseded and self._fence.lapsed():
             with contextlib.suppress(OSError):  # then what follows fails as well, or the next look tells
-                self._look_for_later()
-            if self._superseded:
+                self._fence.look()
+            if self._fence.superseded:
                 self._answer(InboxRead([], superseded=True))
-        return self._superseded
+        return self._fence.superseded
 
     def _do_look_for_restart(self) -> None:
         def look() -> None:
             self._make_folders()
-            self._look_for_later()
-            self._answer(InboxRead([], superseded=True) if self._superseded else NotSuperseded())
+            self._fence.look()
+            self._answer(InboxRead([], superseded=True) if self._fence.superseded else NotSuperseded())
 
         self._insist(look, "see whether the job was started again")
 
@@ -441,14 +396,17 @@ class Writer:
             self._answer(ClaimsMade(count, haul))
 
     def _do_release(self, attempts: tuple[Attempt, ...]) -> None:
-        def release(attempt: Attempt) -> None:
-            with contextlib.suppress(FileNotFoundError):  # no agent has a folder yet
-                self._look_for_later()
-            if not self._superseded:  # else it was put back as another attempt, or will be
-                self._claiming.release(attempt)
+        left = list(attempts)
 
-        for attempt in attempts:
-            self._insist(lambda attempt=attempt: release(attempt), "give back a run")  # type: ignore[misc]
+        def release() -> None:
+            with contextlib.suppress(FileNotFoundError):  # no agent has a folder yet
+                self._fence.look()
+            while left and not self._fence.superseded:  # else they were put back as other attempts, or will be
+                self._claiming.release(left[0])
+                del left[0]
+
+        if left:
+            self._insist(release, "give back a run")
 
     def _do_look(self) -> None:
         with contextlib.suppress(OSError):  # it is asked for again
@@ -467,9 +425,9 @@ class Writer:
             requests, refused = inbox.take(self._folder / "inbox")
             for sentence in refused:
                 self._say(sentence)
-            self._look_for_later()
-        if requests or self._superseded:
-            self._answer(InboxRead(requests, self._superseded))
+            self._fence.look()
+        if requests or self._fence.superseded:
+            self._answer(InboxRead(requests, self._fence.superseded))
 
     def _do_fetch(self, launch: int) -> None:
         until = time.monotonic() + PAYLOAD_PATIENCE_S

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from clusterduck.agent.answers import ClaimsMade, InboxRead, NotSuperseded, PayloadFetched, QueueSeen
 from clusterduck.agent.claiming import Claiming, Haul
 from clusterduck.agent.settings import AgentSettings
-from clusterduck.agent.writer import ClaimsMade, InboxRead, NotSuperseded, PayloadFetched, QueueSeen, Writer
+from clusterduck.agent.writer import Writer
 from clusterduck.events import AgentEnded, Heartbeat, JournalClosed, JournalOpened
 from clusterduck.inbox import Request, post
 from clusterduck.journal import JournalWriter, read
