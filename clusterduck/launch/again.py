@@ -48,6 +48,11 @@ class Launched:
     not_today: str | None = None
     shared: tuple[int, int] = (0, 0)
 
+    @property
+    def shares(self) -> bool:
+        """Whether there are any."""
+        return self.shared != (0, 0)
+
 
 @dataclass(frozen=True)
 class Job:
@@ -161,7 +166,7 @@ class Again:
                 ledger=self._ledger,
                 code=launch.code,
                 plan=launch.shared,
-                ordered=launch.shared != (0, 0),
+                ordered=launch.shares,
                 attempts=home,
             )
             for batch, home in zip(batches, homes, strict=True)
@@ -207,7 +212,7 @@ def _planned(batch: str, launch: Launched, home: Sequence[Attempt]) -> BatchPlan
         stop=0,
         nodes=launch.options.nodes,
         slots_per_node=launch.options.parallel_runs_per_node,
-        share_runs=launch.shared != (0, 0),
+        share_runs=launch.shares,
         attempts=[(attempt.run, attempt.number) for attempt in home],
     )
 
