@@ -6,6 +6,7 @@ only read. A sweep whose folder is gone is taken over as the old ledger has it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import time
@@ -206,6 +207,14 @@ def _fold(replica: Replica, say: Callable[[str], None]) -> FoldReport:
     return report
 
 
+def _require_sound(connection: sqlite3.Connection) -> None:
+    """Raises sqlite3.Error: if the file is damaged."""
+    connection.execute("SELECT id, root FROM sweep").fetchall()
+    found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise sqlite3.DatabaseError(found)
+
+
 class _Old:
     """What was known before: this host's replica, else the published ledger, where one of them can be read.
 
@@ -219,26 +228,32 @@ class _Old:
         self._connection: sqlite3.Connection | None = None
         replica = LedgerPaths(ledger).replica_folder / NAME
         if replica.exists():
-            self._connection = self._open(f"{replica.as_uri()}?mode=rw")  # its log is read, too
-            if self._connection is None:
+            try:
+                self._connection = self._opened(f"{replica.as_uri()}?mode=rw", is_ours=True)  # its log is read, too
+            except sqlite3.Error:
                 self.damage = f"The replica {replica} was damaged."
         if self._connection is None and ledger.exists():
-            self._connection = self._open(f"{ledger.as_uri()}?mode=ro&immutable=1")
+            with contextlib.suppress(sqlite3.Error):  # the ledger's condition is told by itself
+                self._connection = self._opened(f"{ledger.as_uri()}?mode=ro&immutable=1", is_ours=False)
 
-    def _open(self, uri: str) -> sqlite3.Connection | None:
+    def _opened(self, uri: str, *, is_ours: bool) -> sqlite3.Connection | None:
+        """None if the file is another ledger's, or another version's; an older one that ``is_ours`` alone is brought up
+        to date.
+
+        Raises:
+            sqlite3.Error: if it is damaged.
+        """
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10.0)
         try:
-            connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10.0)
-        except sqlite3.Error:
-            return None
-        try:
-            if schema.version(connection) == len(schema.STEPS) and schema.is_of(connection, self._mark):
-                sound = connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
-                connection.execute("SELECT id, root FROM sweep").fetchall()
-                if sound:
+            if schema.is_of(connection, self._mark):
+                if is_ours and 0 < schema.version(connection) < len(schema.STEPS):
+                    schema.migrate(connection, uri)
+                if schema.version(connection) == len(schema.STEPS):
+                    _require_sound(connection)
                     return connection
-        except sqlite3.Error:
+        except BaseException:
             connection.close()
-            return None
+            raise
         connection.close()
         return None
 

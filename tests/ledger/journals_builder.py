@@ -9,6 +9,7 @@ from typing import Any
 
 from clusterduck import events, journal
 from clusterduck.events import Event
+from clusterduck.ledger import schema
 from clusterduck.model import AgentId, Slot, State
 from clusterduck.paths import HIDDEN, LEDGER_NAME, LedgerPaths, SweepPaths
 
@@ -224,3 +225,11 @@ def kept_counts(connection: sqlite3.Connection, sweep: str) -> dict[str, int]:
         (sweep,),
     ).fetchone()
     return {name: count for name, count in zip(names, row, strict=True) if count}
+
+
+def make_older(connection: sqlite3.Connection) -> None:
+    """Have a ledger as the version before the last change of its schema left it, with indexes that were not there."""
+    connection.execute("DROP TABLE override_part")
+    connection.execute("UPDATE override_key SET runs = runs + 5")
+    connection.execute("DELETE FROM _sqlite_migrations WHERE name = '_overrides_by_key'")
+    schema.set_meta(connection, "schema_version", 3)

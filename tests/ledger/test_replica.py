@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from journals_builder import START, SweepBuilder, tables
+from journals_builder import START, SweepBuilder, make_older, tables
 
 from clusterduck import events, journal
 from clusterduck.errors import LedgerError, UnsafePathError
@@ -196,10 +196,7 @@ def test_a_large_older_file_is_brought_up_to_date_with_a_word_to_who_waits(
     with Replica.open(sweep.ledger) as replica:
         replica.catch_up()
         expected = tables(replica.connection)
-        replica.connection.execute("DROP TABLE override_part")
-        replica.connection.execute("UPDATE override_key SET runs = runs + 5")
-        replica.connection.execute("DELETE FROM _sqlite_migrations WHERE name = '_overrides_by_key'")
-        schema.set_meta(replica.connection, "schema_version", 3)
+        make_older(replica.connection)
     monkeypatch.setattr(schema, "RUNS_WORTH_A_WORD", 8)
     told: list[str] = []
     for _ in range(2):

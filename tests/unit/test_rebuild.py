@@ -9,10 +9,11 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from journals_builder import START, SweepBuilder, tables
+from journals_builder import START, SweepBuilder, make_older, tables
 
 from clusterduck.cli.main import main
 from clusterduck.errors import LedgerError, NotFoundError
@@ -206,15 +207,28 @@ def test_lost_pointers_are_mended_from_what_was_known(
     assert folded(live.ledger) == published
 
 
-@pytest.mark.parametrize("from_replica", [True, False])
+@pytest.mark.parametrize("where", ["replica", "replica of an older version", "published ledger"])
 def test_a_sweep_whose_folder_is_gone_is_kept(
-    live: SweepBuilder, done: SweepBuilder, published: dict[str, list[tuple[object, ...]]], from_replica: bool
+    live: SweepBuilder, done: SweepBuilder, published: dict[str, list[tuple[object, ...]]], where: str
 ) -> None:
     shutil.rmtree(done.paths.sweep_dir)
-    if not from_replica:
-        shutil.rmtree(LedgerPaths(live.ledger).replica_folder)
+    replica = LedgerPaths(live.ledger).replica_folder
+    if where == "published ledger":
+        shutil.rmtree(replica)
+    elif where == "replica of an older version":
+        with closing(sqlite3.connect(replica / "replica.db", isolation_level=None)) as connection:
+            make_older(connection)
     report = rebuild(live.ledger)
-    assert report.kept == (done.sweep,) and report.published
+    assert report.kept == (done.sweep,) and report.published and not report.mended
+    assert folded(live.ledger) == published
+
+
+def test_the_replica_of_a_ledger_that_was_deleted_here_is_not_called_damaged(
+    live: SweepBuilder, published: dict[str, list[tuple[object, ...]]]
+) -> None:
+    shutil.rmtree(live.ledger.parent)
+    report = rebuild(live.ledger, [live.ledger.parent.parent])
+    assert [sentence.rpartition(" ")[2] for sentence in report.mended] == ["there."]
     assert folded(live.ledger) == published
 
 
