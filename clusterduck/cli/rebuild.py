@@ -45,8 +45,8 @@ def execute(options: argparse.Namespace) -> ExitCode:
             output.line(f"kept {name} as the old ledger has it: its folder is gone")
         runs = sum(sweep.runs for sweep in sweeps)
         output.line(
-            f"{len(sweeps)} sweep{'s' if len(sweeps) != 1 else ''} with {run_count(runs)}, from {done.events} events in "
-            f"{done.journals} journals, in {done.seconds:.1f} s"
+            f"{len(sweeps)} sweep{'s' if len(sweeps) != 1 else ''} with {run_count(runs)}, from {done.events} events "
+            f"in {done.journals} journals, in {done.seconds:.1f} s"
         )
     if not done.published:
         narrate(f"{ledger} was not replaced: somebody is publishing it all the time; `clusterduck status` will")
