@@ -135,9 +135,9 @@ class Lag:
     seconds: list[float] = field(default_factory=list)
 
     @property
-    def most(self) -> float:
-        """The largest; 0 if there are none."""
-        return max(self.seconds, default=0.0)
+    def most(self) -> float | None:
+        """The largest; None if there are none."""
+        return max(self.seconds, default=None)
 
 
 def lateness(told: Iterable[Effect], seconds: float, silent: bool) -> float:
@@ -172,7 +172,9 @@ def lag(seen: Path, ledger: Path, sweep: str, amiss: Iterable[Amiss]) -> Lag:
         sweep: which sweep.
         amiss: when something was wrong; ends of that time are left out.
     """
-    shown = {tuple(row["attempt"][:4]): row["at"] for row in lines(seen)}
+    shown: dict[tuple[Any, ...], float] = {}
+    for row in lines(seen):  # a dashboard that was started anew has news of all
+        shown.setdefault(tuple(row["attempt"][:4]), row["at"])
     windows = list(amiss)
     found = Lag()
     query = "SELECT run, number, state, ended_at, host FROM attempt WHERE sweep = ? AND reported = 1"

@@ -51,7 +51,7 @@ class Lab:
 
     Args:
         image: the folder that ``image.build`` made.
-        folder: for everything that the machines write; ``shared`` in it is what all of them see as ``/host``.
+        folder: a new one, for everything that the machines write; ``shared`` in it is what all see as ``/host``.
     """
 
     def __init__(self, image: Path, folder: Path) -> None:
@@ -88,9 +88,11 @@ class Lab:
         self.stop()
 
     def stop(self) -> None:
-        """Switch all machines off."""
+        """Switch all machines off, and take down their network."""
         for name in list(self._running):
             self.kill(name)
+        for name in (*MACHINES, "lan"):
+            _ip("link", "delete", name)
 
     # --- what may happen to a machine
 
