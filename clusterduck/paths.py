@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 
 from clusterduck import sharing
-from clusterduck.errors import NotFoundError, UnsafePathError
+from clusterduck.errors import LedgerError, NotFoundError, UnsafePathError
 from clusterduck.model import AgentId, Attempt
 
 HIDDEN = ".clusterduck"
@@ -82,18 +82,30 @@ def find_ledger(start: Path, explicit: str | os.PathLike[str] | None = None) -> 
     """The ledger that governs ``start``: named explicitly, by ``CLUSTERDUCK_LEDGER``, or found the way git finds .git.
 
     Returns None where there is none yet. The file itself need not exist; its folder does, unless it was named.
+
+    Raises:
+        LedgerError: if there is something else than a file, which could not be replaced, or must not be.
     """
     named = explicit or os.environ.get(LEDGER_VARIABLE)
     if named:
         path = Path(named).expanduser()
         path = path if path.is_absolute() else start / path
-        return path / LEDGER_NAME if path.is_dir() else path
+        return _require_file(path / LEDGER_NAME if path.is_dir() else path)
     start = Path(os.path.abspath(start))
     for folder in (start, *start.parents):
         hidden = folder / HIDDEN
         if (hidden / "sweeps").is_dir() or (hidden / LEDGER_NAME).is_file():
-            return hidden / LEDGER_NAME
+            return _require_file(hidden / LEDGER_NAME)
     return None
+
+
+def _require_file(ledger: Path) -> Path:
+    if ledger.exists() and not ledger.is_file():
+        raise LedgerError(
+            f"{ledger} is no file, as a ledger is: move it away, or name another with --ledger FILE, "
+            f"hydra.launcher.ledger or {LEDGER_VARIABLE}."
+        )
+    return ledger
 
 
 def require_ledger(start: Path, explicit: str | os.PathLike[str] | None = None) -> Path:

@@ -66,7 +66,7 @@ def rebuild(ledger: Path, folders: Sequence[Path] = (), say: Callable[[str], Non
         say: called with a sentence where something takes long.
 
     Raises:
-        NotFoundError: if there is no sweep in one of the folders.
+        NotFoundError: if there is no sweep in one of the folders, or none was ever entered beside the ledger.
         LedgerError: if a newer clusterduck made the ledger, or it cannot be written.
     """
     began = time.monotonic()
@@ -74,14 +74,19 @@ def rebuild(ledger: Path, folders: Sequence[Path] = (), say: Callable[[str], Non
     paths = LedgerPaths(ledger)
     found = [root for folder in folders for root in require_sweeps_below(folder)]
     mended = _look_at_old(ledger)
+    if not found and not any(path.exists() for path in (paths.sweeps, paths.mark)):
+        raise NotFoundError(
+            f"No sweeps are recorded beside {ledger}: {paths.sweeps} is not there. Name the folders that sweeps were "
+            "launched in: clusterduck rebuild FOLDER."
+        )
     paths.create()
     trouble: list[str] = []
     entered: dict[str, Path] = {}
     for root in found:
         _enter(ledger, root, entered, trouble)
-    replica = Replica.anew(ledger)
+    replica = Replica.anew(ledger, tell=say)
     try:
-        with closing(_Old(ledger)) as old:
+        with closing(_Old(replica, say)) as old:
             for root in old.lost_roots(paths):
                 _enter(ledger, root, entered, trouble)
             report = _fold(replica, say)
@@ -222,14 +227,17 @@ class _Old:
         damage: a sentence, if the replica that is there cannot be read.
     """
 
-    def __init__(self, ledger: Path) -> None:
+    def __init__(self, new: Replica, say: Callable[[str], None]) -> None:
+        ledger = new.ledger
         self.damage: str | None = None
         self._mark = LedgerPaths(ledger).read_mark()
+        self._say = say
         self._connection: sqlite3.Connection | None = None
         replica = LedgerPaths(ledger).replica_folder / NAME
         if replica.exists():
             try:
-                self._connection = self._opened(f"{replica.as_uri()}?mode=rw", is_ours=True)  # its log is read, too
+                with new.locked():
+                    self._connection = self._opened(f"{replica.as_uri()}?mode=rw", is_ours=True)  # its log is read, too
             except sqlite3.Error:
                 self.damage = f"The replica {replica} was damaged."
         if self._connection is None and ledger.exists():
@@ -247,7 +255,7 @@ class _Old:
         try:
             if schema.is_of(connection, self._mark):
                 if is_ours and 0 < schema.version(connection) < len(schema.STEPS):
-                    schema.migrate(connection, uri)
+                    schema.migrate(connection, uri, tell=self._say)
                 if schema.version(connection) == len(schema.STEPS):
                     _require_sound(connection)
                     return connection

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sqlite3
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -161,6 +162,32 @@ def test_another_program_s_file_named_as_the_ledger_is_left_alone(tmp_path: Path
     with pytest.raises(LedgerError, match="left alone"):
         rebuild(foreign, [done.paths.sweep_dir])
     assert foreign.read_text() == "mine" and not (tmp_path / "sweeps").exists()
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFSOCK, stat.S_IFDIR])
+def test_what_is_no_file_is_left_alone(
+    tmp_path: Path, done: SweepBuilder, kind: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "place" / "ledger.db"
+    place.parent.mkdir()
+    if kind == stat.S_IFSOCK:
+        os.mknod(place, kind | 0o600)
+    else:
+        place.mkdir()
+    named = ["--ledger", str(place if kind == stat.S_IFSOCK else place.parent)]
+    for arguments in (["status"], ["rebuild"], ["rebuild", str(done.paths.sweep_dir)]):
+        assert main([*arguments, *named]) == 1
+        assert f"{place} is no file" in capsys.readouterr().err
+    assert os.listdir(place.parent) == ["ledger.db"] and stat.S_IFMT(place.stat().st_mode) == kind
+
+
+def test_a_name_beside_which_nothing_was_entered_is_refused_and_nothing_made(tmp_path: Path) -> None:
+    (tmp_path / "place").mkdir()
+    (tmp_path / "place" / "typo.db").touch()
+    for name in ("typo.db", "other.db"):
+        with pytest.raises(NotFoundError, match="No sweeps are recorded beside"):
+            rebuild(tmp_path / "place" / name)
+    assert os.listdir(tmp_path / "place") == ["typo.db"]
 
 
 def test_unknown_sweeps_are_found_below_folders_and_entered(tmp_path: Path, live: SweepBuilder) -> None:
