@@ -13,6 +13,7 @@ import sqlite3
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import accumulate, chain, pairwise, repeat
 from typing import Any, NamedTuple
 
@@ -113,18 +114,22 @@ def in_order(connection: sqlite3.Connection, sweep: str, key: str) -> Sequence[i
         (sweep, storable(key)),
     ).fetchall()
     runs = array("I")
-    values: Sequence[Any]
     for part in parts:
         runs.extend(_from_bytes("I", part[3]))
+    values: Sequence[Any]
     if all(part[4] is not None for part in parts):
-        values = list(chain.from_iterable(_from_bytes("d", part[4]) for part in parts))
+        values = array("d")
+        for part in parts:
+            values.extend(_from_bytes("d", part[4]))
     else:
-        values = [overrides.split(text)[1] for text in _texts(connection, sweep, key)]
-    places = sorted(range(len(values)), key=values.__getitem__)
+        values = _texts(connection, sweep, key)
     is_apart = all(before[1] < part[0] for before, part in pairwise(parts))
-    if len(runs) == len(values) and is_apart:
-        return array("I", map(runs.__getitem__, places))
+    if is_apart and len(values) == len(runs):
+        return _sorted(runs, values)
     counts = [count for part in parts for count in (json.loads(part[2]) if part[2] else repeat(1, len(part[3]) // 4))]
+    if is_apart and len(values) > len(runs) / 4:
+        return _sorted(runs, chain.from_iterable(map(repeat, values, counts)))
+    places = sorted(range(len(values)), key=values.__getitem__)
     ends = list(accumulate(counts))
     found = array("I")
     same: list[int] = []  # the runs of one value, from each part that has it
@@ -136,6 +141,11 @@ def in_order(connection: sqlite3.Connection, sweep: str, key: str) -> Sequence[i
         same.extend(runs[ends[place] - counts[place] : ends[place]])
     found.extend(sorted(same))
     return found
+
+
+def _sorted(runs: array[int], values: Iterable[Any]) -> array[int]:
+    """Runs in the order of their values; each asks for the next of these, which takes half as long as to look it up."""
+    return array("I", sorted(runs, key=partial(next, iter(values))))
 
 
 def are_numbers(connection: sqlite3.Connection, sweep: str, key: str) -> bool | None:
@@ -175,12 +185,15 @@ def having(connection: sqlite3.Connection, sweep: str, needle: str, holds: Calla
     return found
 
 
-def _texts(connection: sqlite3.Connection, sweep: str, key: str) -> Iterable[str]:
+def _texts(connection: sqlite3.Connection, sweep: str, key: str) -> list[str]:
+    """What orders the overrides of a key: their values, or all of each where they differ in nothing else."""
     rows = connection.execute(
         "SELECT overrides FROM override_part WHERE sweep = ? AND key = ? ORDER BY first_run",
         (sweep, storable(key)),
     ).fetchall()
-    return chain.from_iterable(json.loads(row[0]) for row in rows)
+    texts = list(chain.from_iterable(json.loads(row[0]) for row in rows))
+    is_plain = all(map(str.startswith, texts, repeat(f"{key}=")))
+    return texts if is_plain else [overrides.split(text)[1] for text in texts]
 
 
 def _numbers(texts: Iterable[str]) -> list[float] | None:

@@ -7,6 +7,7 @@ import re
 import sqlite3
 import string
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,12 +16,13 @@ from journals_builder import SweepBuilder
 
 from clusterduck import events
 from clusterduck.errors import ConfigError
-from clusterduck.ledger import history, queries
+from clusterduck.ledger import columns, history, queries
 from clusterduck.ledger.columns import are_numbers
 from clusterduck.ledger.listing import Listing, Term, order, parse_filter
 from clusterduck.ledger.overrides import as_dict
 from clusterduck.ledger.queries import Run
 from clusterduck.ledger.replica import Replica
+from clusterduck.ledger.schema import migrate
 
 SWEEP = "train-x7k2p"
 
@@ -120,6 +122,22 @@ def test_orders_by_overrides_of_several_plans(tmp_path: Path, parts: int, monkey
         for word in ("lr=1e-3", "LR=1E-3", "lr=1", "0.0", "m=1", "\u00c4", "\u00e4", "~lr", "!lr=1e-3"):
             found = list(order(replica.connection, Listing(SWEEP, parse_filter(word), sort="=m")))
             assert sorted(found) == [run for run, its in sorted(texts.items()) if _holds(its, word)], word
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["x={0}", "x={0}e-3", "x=a{0}", "+x={0}", "x=a{1}", "x={1}", "x={2}", "x=a{2}", "x=a{1}b{0}"],
+)
+def test_orders_by_overrides_that_few_runs_share_or_many(override: str) -> None:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as made:
+        migrate(made, "a new file")
+        texts = {run: override.format(run * 7919 % 101, run // 2 * 7919 % 101, run % 5) for run in range(90)}
+        plan = [(run, [text]) for run, text in texts.items()]
+        columns.write(made, SWEEP, [plan[first : first + 25] for first in range(0, 90, 25)])
+        values = {run: text.partition("=")[2] for run, text in texts.items()}
+        is_number = _is_number(values[0])
+        expected = sorted(values, key=lambda run: float(values[run]) if is_number else values[run])
+        assert list(columns.in_order(made, SWEEP, "x")) == expected
 
 
 def _is_number(value: str) -> bool:
