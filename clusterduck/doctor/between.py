@@ -65,13 +65,23 @@ def judge(told: Sequence[dict[str, Any]], where: str) -> Iterator[Finding]:
         yield Finding("pair", f"the file system {where}", f"{len(told)} of 2 processes answered", Level.BAD)
         return
     first, second = told
+    refused = next((answer for answer in told if answer.get("refused")), None)
     wins = [answer.get("wins") or {} for answer in told]
     if all(wins):
         yield from _judge_races(wins[0], wins[1], where)
     ahead = float((first.get("clock") or {}).get("ahead_s", 0.0))
     for name, what in (("append", "appended lines"), ("listing", "new files in a listing")):
-        if second.get(name):
+        if second.get(name) and not (refused and second[name]["seen"] < SHOWN):
             yield _judge_ages(name, f"how soon {what} are seen, {where}", second[name], ahead)
+    if refused:
+        yield Finding(
+            "pair",
+            f"the file system {where}",
+            f"{refused.get('host')}: {refused['refused']}",
+            Level.BAD,
+            "What comes after that could not be tried: mend it, or choose another folder.",
+        )
+        return
     if second.get("rename"):
         yield _judge_renames(second["rename"], where)
     for answer in told:

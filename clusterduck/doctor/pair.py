@@ -49,7 +49,7 @@ class Pair:
     def __init__(self, folder: Path, rank: int) -> None:
         self._folder = folder
         self._rank = rank
-        self._answer: dict[str, Any] = {"rank": rank, "host": socket.gethostname(), "error": None}
+        self._answer: dict[str, Any] = {"rank": rank, "host": socket.gethostname(), "error": None, "refused": None}
 
     def run(self) -> dict[str, Any]:
         """Take all steps, and say what came of them."""
@@ -61,7 +61,7 @@ class Pair:
         except Alone as alone:
             self._answer["error"] = f"the other process did not show up: {alone}"
         except OSError as error:
-            self._answer["error"] = f"{error.strerror or error}"
+            self._answer["refused"] = f"{error.strerror or error}"
         return self._answer
 
     def _meet(self, name: str, patience_s: float = STEP_S) -> None:

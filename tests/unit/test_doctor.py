@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -214,6 +215,17 @@ def test_two_find_renames_that_tear(tmp_path: Path, short: None, monkeypatch: py
     monkeypatch.setattr("os.rename", copy)
     (bad,) = [one for one in both(tmp_path) if one.level is Level.BAD]
     assert bad.check == "rename" and "published ledger" in bad.advice
+
+
+def test_two_find_a_full_disk(tmp_path: Path, short: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And blame nothing else for what could not be written."""
+
+    def refuse(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", refuse)
+    found = by_level(both(tmp_path))
+    assert len(found["bad"]) == 1 and "No space left on device" in found["bad"][0] and "mount" not in found["bad"][0]
 
 
 def test_one_alone_says_so(tmp_path: Path, short: None, monkeypatch: pytest.MonkeyPatch) -> None:
