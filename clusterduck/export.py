@@ -9,18 +9,16 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import re
-import secrets
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from clusterduck.errors import ConfigError
 from clusterduck.ledger import queries
 from clusterduck.ledger.queries import Run
+from clusterduck.whole import written_whole
 from clusterduck.wording import json_value
 
 #: Columns that every export has; the overrides stand after ``reason``, what a return value holds at the end.
@@ -124,16 +122,8 @@ def export(connection: sqlite3.Connection, sweep: str, path: Path) -> int:
         OSError: if it cannot be written; what had the name before is still there.
     """
     write = format_of(path)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            count = write(file, Table(connection, sweep))
-        os.replace(beside, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(beside)
-        raise
+    with written_whole(path) as file:
+        count = write(file, Table(connection, sweep))
     return count
 
 

@@ -7,8 +7,6 @@ scheme; each bar carries its state's letter and, as a tooltip, what it was.
 from __future__ import annotations
 
 import math
-import os
-import secrets
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -16,6 +14,7 @@ from html import escape
 from pathlib import Path
 
 from clusterduck.ledger.history import Bar, Lane
+from clusterduck.whole import written_whole
 
 #: Height of a slot's row and of the axis, width of the names, of the whole picture at least, in pixels.
 ROW = 18
@@ -114,15 +113,8 @@ def write(path: Path, text: str) -> None:
     Raises:
         OSError: if it cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    try:
-        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(beside, path)
-    except OSError:
-        beside.unlink(missing_ok=True)
-        raise
+    with written_whole(path) as file:
+        file.write(text)
 
 
 def _axis(start: float, end: float, scale: float, height: int) -> list[str]:

@@ -94,8 +94,10 @@ def test_pages_hold_every_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_failed_export_leaves_what_was_there(replica: Replica, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="says not what is wanted"):
         export(replica.connection, "train-aa2de", tmp_path / "out.xlsx")
-    with pytest.raises(FileNotFoundError):
-        export(replica.connection, "train-aa2de", tmp_path / "no" / "such" / "out.csv")
+    nowhere = tmp_path / "no" / "such" / "out.csv"
+    with pytest.raises(FileNotFoundError) as caught:
+        export(replica.connection, "train-aa2de", nowhere)
+    assert caught.value.filename == str(nowhere)  # not the name under which it would have been begun
     (tmp_path / "out.csv").write_text("older")
     replica.connection.execute("UPDATE run SET overrides = '{' WHERE number = 20")
     before = sorted(tmp_path.iterdir())
