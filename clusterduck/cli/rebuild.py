@@ -23,7 +23,7 @@ def execute(options: argparse.Namespace) -> ExitCode:
     done = rebuild(ledger, [here / Path(folder).expanduser() for folder in options.folders], narrate)
     for sentence in (*done.mended, *done.trouble):
         narrate(sentence)
-    with closing(Replica.open(ledger)) as replica:
+    with closing(Replica.open(ledger, tell=narrate)) as replica:
         sweeps = queries.sweeps(replica.connection)
     output = Output()
     if options.json:

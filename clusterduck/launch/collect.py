@@ -14,6 +14,7 @@ from clusterduck.events import BatchClosed
 from clusterduck.launch import answers
 from clusterduck.launch.plan import Batch
 from clusterduck.launch.processes import is_running
+from clusterduck.launch.register import say_what_takes_long
 from clusterduck.launch.watch import RunView, Watch
 from clusterduck.model import State
 
@@ -27,8 +28,8 @@ _REST_FACTOR = 50
 #: Seconds between two looks at the whole sweep: a run of ours may have been sent again, in a batch of another launch.
 LOOK_AT_ALL_EVERY_S = 5.0
 
-#: Seconds of silence (agents are heard of every 10) after which a Slurm job may be dead, and between two questions
-#: about it. The first is asked at once.
+#: Seconds of silence after which a Slurm job may be dead, and between two questions about it. The first is asked at
+#: once: so of an agent that is no longer young (see ``agent.rhythm``), with every heartbeat that is due.
 SILENCE_S = 15.0
 ASK_EVERY_S = 30.0
 
@@ -239,7 +240,7 @@ def _close_dead_batches(ledger: Path, sweep: str) -> bool:
     from clusterduck.slurm.command import TIMEOUT_S
 
     try:
-        with Replica.open(ledger) as replica:
+        with Replica.open(ledger, tell=say_what_takes_long) as replica:
             replica.catch_up()
             outlook = look_at_jobs(ledger, replica, TIMEOUT_S)
             for closed in close_dead_batches(ledger, replica, outlook):

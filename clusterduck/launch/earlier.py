@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clusterduck.errors import ClusterduckError
+from clusterduck.launch.register import say_what_takes_long
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def durations(ledger: Path, job_name: str, runs: Sequence[list[str]]) -> dict[in
     from clusterduck.ledger.replica import Replica
 
     try:
-        with Replica.open(ledger) as replica:
+        with Replica.open(ledger, tell=say_what_takes_long) as replica:
             replica.catch_up(budget_s=FOLD_BUDGET_S)
             return _look_up(replica.connection, job_name, runs)
     except (ClusterduckError, OSError, sqlite3.Error) as error:  # the order changes nothing but the time it takes

@@ -101,13 +101,18 @@ def write_whole(path: Path, data: bytes) -> None:
         raise
 
 
+def say_what_takes_long(words: str) -> None:
+    """Say in the log what a launch waits for."""
+    log.info("%s.", words.capitalize())
+
+
 def publish(ledger: Path) -> None:
     """Bring the ledger up to date. That it fails changes nothing of the sweep, so it only warns."""
     try:
         from clusterduck.ledger.publish import publish as publish_replica
         from clusterduck.ledger.replica import Replica
 
-        with Replica.open(ledger) as replica:
+        with Replica.open(ledger, tell=say_what_takes_long) as replica:
             replica.catch_up(budget_s=FOLD_BUDGET_S)
             publish_replica(replica, ledger)
     except Exception as error:

@@ -10,6 +10,7 @@ import fcntl
 import os
 import secrets
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,9 @@ _HALF_KNOWN = "was folded by an older clusterduck, which did not know all that w
 
 #: How long a process waits for another's transaction, in seconds. Transactions take hundredths of one.
 BUSY_S = 30.0
+
+#: For so many seconds a process waits without a word for another that opens the replica, which may migrate it.
+PATIENCE_S = 1.0
 
 #: A replica up to this size, in bytes, is checked whole when it is opened (a few milliseconds per megabyte).
 CHECKED_BYTES = 64 * 1024 * 1024
@@ -94,7 +98,7 @@ class Replica:
         Args:
             ledger: the ledger's path.
             clock: seconds since the epoch.
-            tell: is told what takes long, if it does.
+            tell: is told what takes long, if it does; perhaps by a thread of its own.
 
         Raises:
             LedgerError: if it cannot be used, or a newer clusterduck made it.
@@ -103,17 +107,24 @@ class Replica:
         return cls(ledger, clock, tell=tell)
 
     @classmethod
-    def anew(cls, ledger: Path, clock: Callable[[], float] = time.time) -> Replica:
+    def anew(
+        cls, ledger: Path, clock: Callable[[], float] = time.time, *, tell: Callable[[str], object] = lambda _: None
+    ) -> Replica:
         """An empty file beside the replica, to be filled by this process alone and then to :meth:`take_its_place`.
 
         Until then it has no indexes that only readers ask for, and no log.
+
+        Args:
+            ledger: the ledger's path.
+            clock: seconds since the epoch.
+            tell: is told what takes long, if it does.
 
         Raises:
             LedgerError: if it cannot be made.
             UnsafePathError: if somebody else owns, or could write, its folder.
         """
         _remove_leavings(LedgerPaths(Path(os.path.abspath(ledger))).replica_folder)
-        return cls(ledger, clock, f"{_ANEW}{os.getpid()}-{secrets.token_hex(4)}.db")
+        return cls(ledger, clock, f"{_ANEW}{os.getpid()}-{secrets.token_hex(4)}.db", tell)
 
     def take_its_place(self) -> None:
         """Become this host's replica. Who has the old one open reads on in it, and opens this one when catching up.
@@ -127,7 +138,7 @@ class Replica:
                 schema.make_indexes(self.connection)
             self.connection.close()
             sync(self.path)
-            with self._locked():
+            with self.locked():
                 _discard(target)
                 os.rename(self.path, target)
                 self.path = target
@@ -182,7 +193,7 @@ class Replica:
         self.connection.close()
         if damaged:
             self.mended = f"the replica {self.path} {trouble}"
-            with self._locked():
+            with self.locked():
                 _discard(self.path)
         self.connection = self._open()
 
@@ -193,7 +204,7 @@ class Replica:
         try:
             make_private_folder(folder.parent)
             make_private_folder(folder)
-            with self._locked():
+            with self.locked():
                 try:
                     return self._connect()
                 except sqlite3.DatabaseError as error:
@@ -262,14 +273,29 @@ class Replica:
         return any(events.knows(kind) for kind in schema.unknown_kinds(connection))
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Only one process at a time opens or throws away the replica. The folder is this host's, so its locks work."""
+    def locked(self) -> Iterator[None]:
+        """One process at a time opens, migrates or discards the replica: its folder is this host's, so locks work."""
         fd = os.open(self.path.parent / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._wait_for(fd)
             yield
         finally:
             os.close(fd)
+
+    def _wait_for(self, fd: int) -> None:
+        """Wait for the lock that somebody else holds, and tell so if that takes long: then they migrate the replica."""
+        word = "waiting until another process has brought this host's copy of the ledger up to date"
+        impatience = threading.Timer(PATIENCE_S, self._tell, [word])
+        impatience.daemon = True
+        impatience.start()
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        finally:
+            impatience.cancel()
+            impatience.join()  # so that nothing is told once the wait is over
 
     @property
     def _is_private(self) -> bool:

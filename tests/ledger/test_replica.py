@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import queue
 import re
 import sqlite3
 import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,11 @@ def sweep(tmp_path: Path) -> SweepBuilder:
 
 def completed(replica: Replica) -> int:
     return int(replica.connection.execute("SELECT coalesce(sum(completed), 0) FROM sweep").fetchone()[0])
+
+
+def opened_and_closed(ledger: Path, tell: Callable[[str], object]) -> int:
+    with Replica.open(ledger, tell=tell) as replica:
+        return completed(replica)
 
 
 def replica_file(sweep: SweepBuilder) -> Path:
@@ -203,6 +210,23 @@ def test_a_large_older_file_is_brought_up_to_date_with_a_word_to_who_waits(
         with Replica.open(sweep.ledger, tell=told.append) as replica:
             assert tables(replica.connection) == expected
     assert [sentence.partition(",")[0] for sentence in told] == ["bringing this host's copy of the ledger up to date"]
+
+
+def test_who_waits_for_another_process_that_opens_it_is_told_once(
+    sweep: SweepBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica_module, "PATIENCE_S", 0.1)
+    told: queue.SimpleQueue[str] = queue.SimpleQueue()
+    with Replica.open(sweep.ledger, tell=told.put) as replica:
+        assert told.empty(), "nobody else was there"
+        with ThreadPoolExecutor(2) as others:
+            with replica.locked():
+                waiting = [others.submit(opened_and_closed, sweep.ledger, told.put) for _ in range(2)]
+                words = {told.get(timeout=20), told.get(timeout=20)}
+                assert not any(one.done() for one in waiting)
+            assert [one.result() for one in waiting] == [0, 0]
+    assert words == {"waiting until another process has brought this host's copy of the ledger up to date"}
+    assert told.empty()
 
 
 def test_a_migration_that_fails_leaves_the_file_as_it_was(sweep: SweepBuilder) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import sqlite3
+import threading
 import time
 from pathlib import Path
 
+import pytest
 from dashboards import Open, Slurm, make_live
-from journals_builder import SweepBuilder
+from journals_builder import SweepBuilder, make_older
+from sqlite_utils import Database
 
+from clusterduck.ledger import schema
+from clusterduck.ledger.replica import Replica
 from clusterduck.paths import LedgerPaths
 
 
@@ -21,6 +27,31 @@ async def test_no_ledger_yet_and_then_there_is_one(project: Path, opened: Open) 
         SweepBuilder(project).write_all()
         await it.see("train-x7k2p", "24/24")
         await it.miss("No ledger")
+
+
+async def test_what_a_newer_version_makes_of_the_replica_is_waited_for_with_a_word(
+    live: SweepBuilder, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Replica.open(live.ledger) as replica:
+        replica.catch_up()
+        make_older(replica.connection)
+    may_go_on = threading.Event()
+
+    def slow(step: schema.Step) -> schema.Step:
+        @functools.wraps(step)
+        def wait_and_do(db: Database) -> None:
+            assert may_go_on.wait(60)
+            step(db)
+
+        return wait_and_do
+
+    monkeypatch.setattr(schema, "STEPS", tuple(map(slow, schema.STEPS)))
+    monkeypatch.setattr(schema, "RUNS_WORTH_A_WORD", 8)
+    async with opened(wait=False) as it:
+        await it.see("this host's copy of the ledger")  # is brought up to date by this thread of it or that
+        may_go_on.set()
+        await it.see("train-bb3fg")
+        await it.miss("this host's copy")
 
 
 async def test_the_ledger_is_deleted_and_another_made(live: SweepBuilder, project: Path, opened: Open) -> None:
