@@ -336,7 +336,7 @@ class Campaign:
             nfs=self._version,
             what=what,
             runs=sweep.runs,
-            ends=", ".join(f"{count} {state}" for state, count in sorted(verdict.states.items())),
+            ends=", ".join(f"{count} {state}" for state, count in verdict.states.most_common()),
             lag_s=behind.most,
             reads=read.reads,
             again=read.again,

@@ -17,6 +17,7 @@ import argparse
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -59,7 +60,7 @@ def main() -> int:
                 with Lab(options.image, folder / f"{version}-{left[0]}") as lab:
                     lab.put("srv", folder / "packages/site", "/export/site")
                     Campaign(lab, version, HERE, rows).run(left)
-    except LabError as error:
+    except (LabError, OSError, subprocess.SubprocessError) as error:
         trouble = str(error)
     show(rows)
     complaints = [f"NFS {row.nfs}, {row.what}: {said}" for row in rows for said in row.complaints]
