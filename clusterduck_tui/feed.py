@@ -66,8 +66,9 @@ JOBS_INTERVAL_S = 5.0
 NO_JOBS_INTERVAL_S = 1.0
 PUBLISH_INTERVAL_S = 60.0
 
-#: Seconds of load that a node's card shows, minute by minute, and between two readings of them.
-HISTORY_S = 600.0
+#: Seconds of load of which a node's card shows the end, minute by minute where there are so many readings, and between
+#: two looks at them.
+HISTORY_S = 1800.0
 HISTORY_READ_S = 10.0
 
 Post = Callable[[Message], object]

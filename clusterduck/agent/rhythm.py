@@ -6,11 +6,12 @@ from __future__ import annotations
 #: For how long an agent is young, in seconds.
 YOUNG_S = 600.0
 
-#: From one heartbeat to the next, in seconds: of a young agent, and later.
-BEAT_YOUNG_S, BEAT_S = 10.0, 20.0
+#: From one heartbeat to the next, in seconds: of a young agent, and later. Whoever takes silence for death waits for
+#: two of them at least: NFS may keep one in the node's memory for half a minute.
+BEAT_YOUNG_S, BEAT_S = 10.0, 45.0
 
 #: From one heartbeat with readings of the load to the next, in seconds: of a young agent, and later.
-READINGS_YOUNG_S, READINGS_S = 10.0, 60.0
+READINGS_YOUNG_S, READINGS_S = 10.0, 180.0
 
 
 class Rhythm:

@@ -423,7 +423,12 @@ class Supervisor:
     def _beat(self) -> None:
         self._mind_the_clock()
         readings = self._load.take() if self._rhythm.has_readings(clock.now()) else []
-        beat = Heartbeat(busy=len(self._attendance.groups()), draining=self._state.draining, samples=readings)
+        beat = Heartbeat(
+            time=round(clock.now(), 1),  # finer would only be longer, and a long sweep's journals are mostly heartbeats
+            busy=len(self._attendance.groups()),
+            draining=self._state.draining,
+            samples=readings,
+        )
         self._writer.record([beat], sync=False)
 
     def _look_if_idle(self) -> None:

@@ -26,7 +26,7 @@ class Nodes(View):
     title = "Nodes"
     about = (
         "Every node of a job that runs, its slots side by side: the run in each, the overrides that vary, how long it "
-        "has been going on against what runs of this sweep typically take, CPU and GPU load with the last ten minutes, "
+        "has been going on against what runs of this sweep typically take, CPU and GPU load now and before, "
         "and which CPUs and GPUs it has. Above: how many slots hold a run now, and held one so far. The same on the "
         "command line: clusterduck nodes."
     )

@@ -49,7 +49,7 @@ def _agent(sweep: SweepBuilder, index: int, runs: range, slots: int, run_s: floa
     agent = AgentId(f"0-{index}", 0, 0)
     os.makedirs(sweep.paths.agent(agent))
     journal = JournalWriter(sweep.paths.agent(agent), sweep.sweep, f"agent {agent}")
-    at = sweep.start + 100
+    at = sweep.start + 100.123457
     journal.append([sweep.agent_started(at, f"node{index}", slots)])
     rhythm = Rhythm(at)
     beat_at = at + rhythm.pause_s(at)
@@ -61,7 +61,8 @@ def _agent(sweep: SweepBuilder, index: int, runs: range, slots: int, run_s: floa
         end = at + run_s
         while beat_at < end:
             readings = [[slot, *READING] for slot in (*range(len(busy)), -1)] if rhythm.has_readings(beat_at) else []
-            journal.append([events.Heartbeat(time=beat_at, busy=len(busy), samples=[list(one) for one in readings])])
+            shown = round(beat_at, 1)
+            journal.append([events.Heartbeat(time=shown, busy=len(busy), samples=[list(one) for one in readings])])
             beat_at += rhythm.pause_s(beat_at)
         journal.append(sweep.ended(end, run, started_at=at + 0.1) for run in busy)
         journal.flush(sync=False)
