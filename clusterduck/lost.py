@@ -2,7 +2,8 @@
 
 An agent does that itself for runs that end while it lives, and a job that Slurm starts again for what its earlier
 agents had. Here it is done for jobs that are over, by whoever looks: what no agent reported, and what had to end with
-its job, preempted or short of time. A run that was lost twice is left FAILED: it may be what takes its node down.
+its job, preempted or short of time. What was lost twice gets jobs of its own, each with as much as may be executed at
+once; a run that was lost again and again, at last alone, is left FAILED (:mod:`clusterduck.losses`).
 """
 
 from __future__ import annotations
@@ -11,14 +12,13 @@ import json
 import shutil
 import sqlite3
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clusterduck import identity, standing
-from clusterduck.agent.recovery import MOST_LOSSES
+from clusterduck import identity, losses, standing
 from clusterduck.errors import ClusterduckError, NotFoundError
 from clusterduck.events import AttemptEnded, AttemptsCancelled, AttemptsRequeued
 from clusterduck.launch import earlier
@@ -48,6 +48,7 @@ class _Lost:
 
     attempt: Attempt
     agent: AgentId
+    slots: int
     state: str
     launch: int
 
@@ -131,13 +132,14 @@ def ends(connection: sqlite3.Connection, paths: SweepPaths, again: Collection[st
 #: Of attempts, with the runs whose latest they are.
 _COLUMNS = (
     "attempt.sweep, attempt.run, attempt.number, attempt.batch, attempt.restart, attempt.node, "
-    "attempt.state, run.launch"
+    "coalesce(batch.slots_per_node, 1), attempt.state, run.launch"
 )
 _OF_RUN = "run ON run.sweep = attempt.sweep AND run.number = attempt.run AND run.attempt = attempt.number"
 
 #: Nobody's report: few attempts are without one, and an index holds them.
 _UNREPORTED = (
-    f"SELECT {_COLUMNS} FROM attempt JOIN {_OF_RUN} WHERE attempt.reported = 0 AND attempt.batch IS NOT NULL "  # noqa: S608
+    f"SELECT {_COLUMNS} FROM attempt JOIN {_OF_RUN} LEFT JOIN batch ON batch.sweep = attempt.sweep "  # noqa: S608
+    "AND batch.id = attempt.batch WHERE attempt.reported = 0 AND attempt.batch IS NOT NULL "
     "AND attempt.ended_at > ? AND attempt.state IN ('NODE_FAIL', 'FAILED', 'PREEMPTED', 'TIMEOUT', 'OUT_OF_MEMORY') "
     "AND run.launch IS NOT NULL"
 )
@@ -156,9 +158,12 @@ def _recent(connection: sqlite3.Connection) -> dict[str, list[_Lost]]:
     found: dict[str, list[_Lost]] = {}
     since = [times.to_text(time.time() - RECENT_S)]
     for question in (_UNREPORTED, _ENDED_WITH_JOB):
-        for sweep, run, number, batch, restart, node, state, launch in connection.execute(question, since).fetchall():
+        for sweep, run, number, batch, restart, node, slots, state, launch in connection.execute(
+            question, since
+        ).fetchall():
             agent = AgentId(str(batch), int(restart), int(node))
-            found.setdefault(str(sweep), []).append(_Lost(Attempt(run, number), agent, str(state), int(launch)))
+            lost = _Lost(Attempt(run, number), agent, int(slots), str(state), int(launch))
+            found.setdefault(str(sweep), []).append(lost)
     return found
 
 
@@ -197,16 +202,19 @@ class _Sweep:
         entries: list[Requeued] = []
         for one in lost:
             before = self._before(one.attempt, queued)
-            losses = (before.losses if before else 0) + (one.state in _LOST)
-            if losses >= MOST_LOSSES:
-                doomed.append(_doom(one, losses))
+            times_lost = (before.losses if before else 0) + (one.state in _LOST)
+            why_failed = losses.why_failed(times_lost, one.slots)
+            if why_failed is not None and one.state in _LOST:
+                doomed.append(_doom(one, why_failed))
                 continue
             settings = self._settings(one.launch)
             retries, most = before.retries if before else 0, int(settings.get("max_retries") or 0)
             if retries >= most or not (one.state in _wanted(settings) and self._can_submit(one.launch, settings)):
                 continue
-            reason = f"retry {retries + 1} of {most}: {one.state}"
-            entries.append(self._entry(one.attempt, before, one.launch, kind="retry", reason=reason, losses=losses))
+            reason = losses.why_again(f"retry {retries + 1} of {most}: {one.state}", times_lost)
+            entries.append(
+                self._entry(one.attempt, before, one.launch, kind="retry", reason=reason, times_lost=times_lost)
+            )
         dead = {one.agent.batch for one in lost if self._may_submit_again(one.launch)}
         entries = [entry for entry in entries if entry.attempt not in queued]
         waits = dead and queries.sweep(self._connection, self._paths.sweep).counts[State.PENDING.value]
@@ -230,9 +238,11 @@ class _Sweep:
             put = [entry for entry in entries if self._queue.put(entry)]
             for number in sorted({entry.launch for entry in put}):
                 launch = launched(self._connection, self._paths, number)
-                attempts = [entry.attempt for entry in put if entry.launch == number]
-                for _ in act.submit(launch, attempts, earlier.attempts(self._connection, self._paths.sweep)):
-                    pass  # each is on record by now
+                took_s = earlier.attempts(self._connection, self._paths.sweep)
+                its = [entry for entry in put if entry.launch == number]
+                for attempts in _together(its, launch.options.parallel_runs_per_node):
+                    for _ in act.submit(launch, attempts, took_s):
+                        pass  # each is on record by now
         finally:
             act.close()
 
@@ -260,17 +270,22 @@ class _Sweep:
             if Attempt(attempt.run, attempt.number + 1) not in queued:
                 reason = f"batch {whose} ended before it was started"
                 before = self._before(attempt, queued)
-                found.append(self._entry(attempt, before, waiting.run.launch, kind="restart", reason=reason))
+                times_lost = before.losses if before else 0
+                found.append(
+                    self._entry(
+                        attempt, before, waiting.run.launch, kind="restart", reason=reason, times_lost=times_lost
+                    )
+                )
                 if attempt.number:
                     self._replaced.append(attempt)
         return found
 
     def _entry(
-        self, attempt: Attempt, before: Requeued | None, launch: int, *, kind: str, reason: str, losses: int = 0
+        self, attempt: Attempt, before: Requeued | None, launch: int, *, kind: str, reason: str, times_lost: int
     ) -> Requeued:
         folder = standing.folder_of(self._connection, self._paths.sweep, attempt.run)
         return following(
-            attempt, before, launch=launch, kind=kind, reason=reason, by=self._by, folder=folder, losses=losses
+            attempt, before, launch=launch, kind=kind, reason=reason, by=self._by, folder=folder, losses=times_lost
         )
 
     def _before(self, attempt: Attempt, queued: set[Attempt]) -> Requeued | None:
@@ -305,12 +320,23 @@ class _Sweep:
         )
 
 
-def _doom(one: _Lost, losses: int) -> AttemptEnded:
+def _together(entries: Iterable[Requeued], slots: int) -> Iterator[list[Attempt]]:
+    """What is submitted together: of what is set apart, as much as an agent may execute at once; else all."""
+    by_size: dict[int | None, list[Attempt]] = {}
+    for entry in entries:
+        size = losses.most_together(entry.losses, slots) if losses.is_set_apart(entry.losses) else None
+        by_size.setdefault(size, []).append(entry.attempt)
+    for size, attempts in by_size.items():
+        step = size or len(attempts)
+        yield from (attempts[start : start + step] for start in range(0, len(attempts), step))
+
+
+def _doom(one: _Lost, reason: str) -> AttemptEnded:
     return AttemptEnded(
         run=one.attempt.run,
         attempt=one.attempt.number,
         state=State.FAILED.value,
-        reason=f"its node or agent was lost {losses} times while it ran; it may be the cause",
+        reason=reason,
         agent=str(one.agent),
     )
 

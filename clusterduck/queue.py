@@ -47,7 +47,8 @@ class Requeued:
         reserved: whether only a job that was submitted for it takes it, because it was given other settings.
         folder: the run's folder, where the first attempt ran; None if none got that far.
         retries: how many of the run's attempts were put back by ``max_retries`` so far.
-        losses: how many attempts in a row, up to the one before this, were lost with their node or agent.
+        losses: how many of the attempts that began, in a row up to the one before this, were lost with their node or
+            agent.
         at: when, in seconds since the epoch.
     """
 

@@ -1,4 +1,5 @@
-"""Which attempts an agent may claim, best first: its home range of the plan, what was put back, then what others left.
+"""Which attempts an agent may claim, best first: its home range of the plan, what was put back, then what others left;
+and last what is set apart because it was lost with its agent more than once.
 
 Used by the writer thread alone, since all of it touches the shared file system; every method may raise OSError, and may
 then be called again: what it had done stays done.
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clusterduck import journal
+from clusterduck import journal, losses
 from clusterduck.agent.settings import AgentSettings
 from clusterduck.errors import ClusterduckError
 from clusterduck.events import RunsPlanned
@@ -70,6 +71,7 @@ class Claiming:
         self._payloads = payloads
         self._say = say
         self._seen_in_queue: set[Attempt] = set()
+        self._set_apart: set[Attempt] = set()
         self._node = agent.node
         self._is_in_order = not settings.ordered
         self._listed_at = time.monotonic()
@@ -101,6 +103,10 @@ class Claiming:
                 entry = self._entry(attempt)
                 if entry is None:
                     self._candidates.popleft()
+                    continue
+                if losses.is_set_apart(entry.losses) and attempt not in self._set_apart:
+                    self._set_apart.add(attempt)
+                    self._candidates.rotate(-1)
                     continue
             if self._claims.claim(attempt):
                 self._candidates.popleft()

@@ -2,8 +2,8 @@
 back.
 
 Nothing that completed runs again: a result file counts even if the agent that should have reported it is dead. What a
-run did not finish gets a new attempt, except that a run which was lost with its node twice is left FAILED: it may be
-the cause. A job that was asked to claim nothing more is asked again.
+run did not finish gets a new attempt, except that a run which was lost again and again, at last alone, is left FAILED:
+it may be the cause (:mod:`clusterduck.losses`). A job that was asked to claim nothing more is asked again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from clusterduck import identity, inbox, journal
+from clusterduck import identity, inbox, journal, losses
 from clusterduck.agent.claiming import Claiming
 from clusterduck.agent.settings import AgentSettings
 from clusterduck.errors import ClusterduckError
@@ -21,9 +21,6 @@ from clusterduck.model import AgentId, Attempt, State
 from clusterduck.paths import SweepPaths, require_own_up_to
 from clusterduck.queue import Claims, Queue, Requeued, following
 from clusterduck.result import read_report
-
-#: How often a run may be lost with its node before it is left FAILED.
-MOST_LOSSES = 2
 
 #: How the names of the journals begin of those acts that may ask a job to claim nothing more.
 ACTS_THAT_DRAIN = ("drain-", "cancel-")
@@ -100,9 +97,10 @@ class Recovery:
             if end is None:
                 self._recover_lost(attempt)
             elif end.by_job_end and end.state != State.COMPLETED.value:
-                self._put_back(attempt, f"attempt {attempt.number} ended {end.state} with its job", losses=0)
+                self._put_back(attempt, f"attempt {attempt.number} ended {end.state} with its job", times_lost=0)
         for attempt in sorted(self._claimed_by([agent for agent, _ in earlier]) - started):
-            self._put_back(attempt, f"attempt {attempt.number} was claimed and never started", losses=0)
+            reason = f"attempt {attempt.number} was claimed and never started"
+            self._put_back(attempt, reason, self._losses_before(attempt))
         if self._recorded:
             self._act.close()
 
@@ -141,18 +139,19 @@ class Recovery:
             known |= {"result": str(self._sweep.result(attempt)), "run": attempt.run, "attempt": attempt.number}
             self._record(AttemptEnded(**known))
             return
-        losses = self._losses_before(attempt) + 1
-        if losses < MOST_LOSSES:
-            self._put_back(attempt, f"attempt {attempt.number} was lost with its node or agent", losses)
+        times_lost = self._losses_before(attempt) + 1
+        reason = losses.why_failed(times_lost, self._settings.parallel_runs_per_node)
+        if reason is None:
+            again = losses.why_again(f"attempt {attempt.number} was lost with its node or agent", times_lost)
+            self._put_back(attempt, again, times_lost)
             return
-        reason = f"its node or agent was lost {losses} times while it ran; it may be the cause"
         self._say(f"run {attempt} is not executed again: {reason}")
         self._record(AttemptEnded(run=attempt.run, attempt=attempt.number, state=State.FAILED.value, reason=reason))
 
     def _losses_before(self, attempt: Attempt) -> int:
         return self._queue.read(attempt).losses if attempt.number > 1 else 0
 
-    def _put_back(self, attempt: Attempt, reason: str, losses: int) -> None:
+    def _put_back(self, attempt: Attempt, reason: str, times_lost: int) -> None:
         entry = following(
             attempt,
             self._queue.read(attempt) if attempt.number > 1 else None,
@@ -161,7 +160,7 @@ class Recovery:
             reason=reason,
             by=str(self._agent),
             folder=self._folders.get(attempt.run),
-            losses=losses,
+            losses=times_lost,
         )
         if entry.attempt in self._in_queue:
             return

@@ -1,15 +1,17 @@
 """The agent's decisions as a pure state machine: events go in, commands come out; no clock, no I/O.
 
-It decides which claimed attempt starts in which slot, how many more to claim, and when there is nothing left to do. All
-that takes time (claiming, starting, killing) is done by the supervisor, which answers with events.
+It decides which claimed attempt starts in which slot, how many more to claim, and when there is nothing left to do.
+What is set apart (:mod:`clusterduck.losses`) starts only while few enough slots are busy, and keeps others from
+starting beside it. All that takes time (claiming, starting, killing) is done by the supervisor, which answers with
+events.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 from clusterduck.model import Attempt, State
 
@@ -25,11 +27,13 @@ class SlotOpened:
 
 @dataclass(frozen=True)
 class Claimed:
-    """The answer to a :class:`Claim`: what is ours now, and how many more there may be to claim."""
+    """The answer to a :class:`Claim`: what is ours now, how many more there may be to claim, and which of ours are set
+    apart: how many slots may be busy while one of them runs."""
 
     asked: int
     attempts: tuple[Attempt, ...]
     left: int
+    most_together: Mapping[Attempt, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,7 @@ class AgentState:
         self._open = [False] * slots
         self._busy: dict[int, Attempt] = {}
         self._ready: deque[Attempt] = deque()
+        self._most_together: dict[Attempt, int] = {}  # of those that are set apart
         self._most_standbys = standbys
         self._standbys: dict[int, Attempt] = {}
         self._asked = 0
@@ -214,7 +219,8 @@ class AgentState:
     @property
     def idle(self) -> bool:
         """Whether a slot is empty for want of attempts."""
-        return not (self._draining or self._ready or self._asked) and len(self._busy) < sum(self._open)
+        has_room = self._room() and len(self._busy) < sum(self._open)
+        return bool(has_room) and not (self._draining or self._ready or self._asked)
 
     def handle(self, event: Event) -> list[Command]:
         """Take one event and say what is to be done."""
@@ -228,6 +234,7 @@ class AgentState:
                 commands.append(Release(event.attempts))
             else:
                 self._ready.extend(event.attempts)
+                self._most_together.update(event.most_together)
         elif isinstance(event, Ended):
             del self._busy[event.slot]
             if event.state is State.COMPLETED:
@@ -282,9 +289,10 @@ class AgentState:
             return []
         commands: list[Command] = []
         free = [slot for slot, is_open in enumerate(self._open) if is_open and slot not in self._busy]
-        while free and self._ready:
-            commands += self._start_next(free)
-        if not self._draining:
+        while free and (started := self._start_next(free)):
+            commands += started
+        free = free[: self._room()]
+        if not (self._draining or any(attempt in self._most_together for attempt in self._ready)):
             need = min(len(free) + self._ahead(len(free)) - len(self._ready) - self._asked, self._left - self._asked)
             if need > 0:
                 self._asked += need
@@ -298,7 +306,13 @@ class AgentState:
 
     def _start_next(self, free: list[int]) -> list[Command]:
         """Start in a slot what was prepared for it; where nothing was, what is ready and for no other slot; at last
-        what was prepared for a slot that is still busy."""
+        what was prepared for a slot that is still busy; what is set apart after all others. Nothing, if what runs or is
+        ready is to have fewer beside it."""
+        apart, busy = self._most_together, len(self._busy)
+        fitting = [attempt for attempt in self._ready if attempt not in apart]
+        fitting = fitting or [attempt for attempt in self._ready if busy < apart[attempt]]
+        if not (fitting and self._room()):
+            return []
         slot = next((slot for slot in free if slot in self._standbys), free[0])
         free.remove(slot)
         prepared = self._standbys.pop(slot, None)
@@ -307,15 +321,21 @@ class AgentState:
             self._busy[slot] = prepared
             return [Start(slot, prepared)]
         elsewhere = set(self._standbys.values())
-        attempt = next((attempt for attempt in self._ready if attempt not in elsewhere), self._ready[0])
+        attempt = next((attempt for attempt in fitting if attempt not in elsewhere), fitting[0])
         commands = self._forget([attempt])
         self._busy[slot] = attempt
         return [*commands, Start(slot, attempt)]
 
+    def _room(self) -> int:
+        """How many more slots may be busy beside what runs."""
+        slots = len(self._open)
+        together = (self._most_together.get(attempt, slots) for attempt in self._busy.values())
+        return min(together, default=slots) - len(self._busy)
+
     def _stand_by(self) -> list[Command]:
-        """Have what is ready prepared for slots that are busy."""
+        """Have what is ready prepared for slots that are busy, but for what is set apart."""
         prepared = set(self._standbys.values())
-        waiting = (attempt for attempt in self._ready if attempt not in prepared)
+        waiting = (each for each in self._ready if each not in prepared and each not in self._most_together)
         slots = (slot for slot in sorted(self._busy) if slot not in self._standbys)
         room = self._most_standbys - len(prepared)
         found = dict(itertools.islice(zip(slots, waiting, strict=False), max(room, 0)))

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from clusterduck import clock, git
+from clusterduck import clock, git, losses
 from clusterduck.agent import state as decisions
 from clusterduck.agent.answers import ClaimsMade, FolderGone, InboxRead, NotSuperseded, PayloadFetched, QueueSeen
 from clusterduck.agent.attendance import Attendance
@@ -287,7 +287,12 @@ class Supervisor:
             self._writer.record(
                 [RunsClosed(ranges=haul.closed, state=State.CANCELLED.value, reason=self._too_many_failures)]
             )
-        self._decide(decisions.Claimed(answer.asked, tuple(haul.attempts), haul.left))
+        together = {
+            attempt: losses.most_together(entry.losses, len(self._slots))
+            for attempt, entry in haul.requeued.items()
+            if losses.is_set_apart(entry.losses)
+        }
+        self._decide(decisions.Claimed(answer.asked, tuple(haul.attempts), haul.left, together))
 
     def _on_inbox(self, answer: InboxRead) -> None:
         for request in answer.requests:

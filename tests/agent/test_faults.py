@@ -8,6 +8,7 @@ from typing import Any
 import psutil
 from agent_bench import APP, Bench, fork_server_of, until
 
+from clusterduck import journal
 from clusterduck.events import (
     AgentEnded,
     Asked,
@@ -111,18 +112,29 @@ def test_a_started_again_job_goes_on_with_what_it_left_unfinished_and_repeats_no
     assert {e.kind for e in bench.events(AttemptsRequeued)} == {"restart"}
 
 
-def test_a_run_lost_with_its_agent_twice_is_not_tried_a_third_time(bench: Bench) -> None:
-    bench.plan("waits")
-    for attempt in (1, 2):
-        agent = bench.start(slots=1)
-        bench.running(0, attempt)
-        agent.kill()
-        agent.wait(60)
-    third = bench.start(slots=1)
-    assert bench.wait(third) == 0
-    end = bench.ended(0, 2)
-    assert end.state == "FAILED"
-    assert "lost 2 times" in end.reason
+def test_what_kills_its_agent_again_and_again_is_found_out_and_the_runs_beside_it_complete(bench: Bench) -> None:
+    bench.plan("waits", "waits", "waits", "kills_agent", "returns")
+    for _ in range(2):
+        assert bench.wait(bench.start(slots=4, stop_run=4)) == -signal.SIGKILL
+    bench.go()
+    assert bench.wait(bench.start(slots=4)) == -signal.SIGKILL, "once more, alone"
+    assert bench.wait(bench.start(slots=4)) == 0
+    end = bench.ended(3, 3)
+    assert (end.state, "lost 3 times" in end.reason) == ("FAILED", True)
+    ends = sorted((e.run, e.state) for e in bench.events(AttemptEnded))
+    assert ends == [*((run, "COMPLETED") for run in (0, 1, 2)), (3, "FAILED"), (4, "COMPLETED")]
+    apart = [e for e in bench.events(AttemptsRequeued) if "lost 2 times in a row" in e.reason]
+    assert sorted(run for e in apart for run, _ in e.attempts) == [0, 1, 2, 3]
+    journals = bench.sweep.agent_journals("0-0")
+    third, fourth = (
+        [event for path in journals[AgentId("0-0", restart, 0)] for event in journal.read_all(path)]
+        for restart in (2, 3)
+    )
+    assert next(e.run for e in third if isinstance(e, AttemptStarted)) == 4, "what is not set apart comes first"
+    busy = 0
+    for event in fourth:
+        busy += isinstance(event, AttemptStarted) - isinstance(event, AttemptEnded)
+        assert busy <= 1
 
 
 def test_a_result_that_was_written_counts_though_its_agent_died(bench: Bench) -> None:

@@ -170,6 +170,27 @@ def test_an_idle_slot_takes_what_is_put_into_the_queue_later() -> None:
     assert not state.idle
 
 
+def test_what_is_set_apart_waits_until_few_enough_slots_are_busy_and_the_others_wait_for_it() -> None:
+    state = AgentState(slots=3, left=9, claimants=0, standbys=3)
+    for slot in range(3):
+        state.handle(SlotOpened(slot))
+    commands = state.handle(Claimed(3, attempts(0, 3), 6, {Attempt(0, 1): 1}))
+    assert commands == [Start(0, Attempt(1, 1)), Start(1, Attempt(2, 1))], "it is not prepared, nor more claimed"
+    assert not state.idle
+    assert state.handle(Ended(0, State.COMPLETED)) == []
+    assert state.handle(Ended(1, State.COMPLETED)) == [Start(0, Attempt(0, 1)), Claim(1)], "one ahead for its slot"
+    assert state.handle(Claimed(1, attempts(3, 1), 5)) == [StandBy(0, Attempt(3, 1))]
+    assert state.handle(Ended(0, State.COMPLETED)) == [Start(0, Attempt(3, 1)), Claim(3)]
+
+
+def test_nothing_is_looked_for_while_a_slot_is_empty_for_the_sake_of_what_is_set_apart() -> None:
+    state = AgentState(slots=2, left=1, claimants=0)
+    state.handle(SlotOpened(0))
+    state.handle(SlotOpened(1))
+    assert state.handle(Claimed(1, attempts(0, 1), 0, {Attempt(0, 1): 1})) == [Start(0, Attempt(0, 1))]
+    assert not state.idle
+
+
 def test_a_claim_that_hangs_does_not_hold_up_the_end_and_is_given_back_when_it_comes() -> None:
     state = AgentState(slots=1, left=3, claimants=0)
     state.handle(SlotOpened(0))
@@ -191,10 +212,18 @@ def test_a_claim_that_comes_after_draining_is_given_back() -> None:
     rivals=st.integers(0, 10),
     standbys=st.integers(0, 6),
     stop_after=st.one_of(st.none(), st.integers(0, 40)),
+    apart=st.dictionaries(st.integers(0, 29), st.integers(1, 5)),
     order=st.randoms(use_true_random=False),
 )
 def test_whatever_happens_every_claimed_attempt_runs_once_or_is_given_back(
-    slots: int, runs: int, claimants: int, rivals: int, standbys: int, stop_after: int | None, order: object
+    slots: int,
+    runs: int,
+    claimants: int,
+    rivals: int,
+    standbys: int,
+    stop_after: int | None,
+    apart: dict[int, int],
+    order: object,
 ) -> None:
     state = AgentState(slots, runs, claimants, standbys)
     queue = list(range(runs))
@@ -217,11 +246,13 @@ def test_whatever_happens_every_claimed_attempt_runs_once_or_is_given_back(
                 got = tuple(Attempt(run, 1) for run in queue[: command.count])
                 del queue[: command.count]
                 claimed.extend(got)
-                waiting.append(Claimed(command.count, got, len(queue)))
+                together = {attempt: apart[attempt.run] for attempt in got if attempt.run in apart}
+                waiting.append(Claimed(command.count, got, len(queue), together))
             elif isinstance(command, Start):
                 assert command.slot not in occupied
                 assert prepared.pop(command.slot, command.attempt) == command.attempt
                 occupied[command.slot] = command.attempt
+                assert len(occupied) <= min(apart.get(attempt.run, slots) for attempt in occupied.values())
                 started.append(command.attempt)
                 waiting.append(Ended(command.slot, State.COMPLETED))
             elif isinstance(command, StandBy):

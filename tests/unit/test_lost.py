@@ -15,6 +15,8 @@ from clusterduck import events, lost, standing
 from clusterduck.launch import again
 from clusterduck.ledger import queries
 from clusterduck.ledger.replica import Replica
+from clusterduck.model import Attempt
+from clusterduck.queue import Queue
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ def homes(cluster: Cluster) -> list[tuple[str, ...]]:
     return [agent.attempts for agent in cluster.agents]
 
 
-def test_the_other_runs_of_a_job_go_on_when_one_has_killed_it_twice(
+def test_the_other_runs_of_a_job_go_on_when_one_kills_it_again_and_again(
     sweep: ActsSweep, replica: Replica, cluster: Cluster
 ) -> None:
     now = time.time()
@@ -60,15 +62,40 @@ def test_the_other_runs_of_a_job_go_on_when_one_has_killed_it_twice(
     job = next(agent for agent in cluster.agents if "6.2" in agent.attempts)
     (other,) = {int(attempt.partition(".")[0]) for attempt in job.attempts} - {6}
     lose(sweep, replica, job.batch, sweep.builder.started(now, 6, attempt=2))
+    assert set(homes(cluster)[3:]) == {("6.3",), (f"{other}.2",)}
+    alone = next(agent for agent in cluster.agents if "6.3" in agent.attempts)
+    lose(sweep, replica, alone.batch, sweep.builder.started(now, 6, attempt=3))
     run = queries.run(replica.connection, sweep.id, 6)
-    assert (run.state, "lost 2 times" in str(run.reason)) == ("FAILED", True)
-    assert homes(cluster)[3:] == [(f"{other}.2",)]
+    assert (run.state, "lost 3 times" in str(run.reason)) == ("FAILED", True)
     lost.put_back(sweep.ledger, replica, {})
-    assert len(cluster.agents) == 4, "once"
+    assert len(cluster.agents) == 5, "once"
     (first, _) = queries.attempts(replica.connection, sweep.id, other)
     assert (first.state, "never started" in str(first.reason)) == ("CANCELLED", True)
     states = sweep.states(replica)
     assert {run: states[run] for run in range(7, 12)} == {run: ("PENDING", 1 + (run == other)) for run in range(7, 12)}
+
+
+def test_the_more_often_runs_were_lost_the_fewer_are_sent_together_and_what_never_began_was_not_lost(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    sweep, now = (
+        ActsSweep(tmp_path / "other", max_retries=4, parallel_runs_per_node=8, total_runs_per_node=8),
+        time.time(),
+    )
+    with Replica.open(sweep.ledger) as replica:
+        lose(sweep, replica, "0-1", *(sweep.builder.started(now, run) for run in (6, 7, 8)))
+        (first,) = cluster.agents
+        lose(sweep, replica, first.batch, *(sweep.builder.started(now, run, attempt=2) for run in (6, 7, 8)))
+        assert set(homes(cluster)[1:]) == {("6.3", "7.3"), ("8.3",), ("9.2", "10.2", "11.2")}
+        queue = Queue(sweep.paths.queue)
+        replica.catch_up(look_at=[sweep.id])
+        waits = queries.run(replica.connection, sweep.id, 6)
+        assert (waits.state, waits.reason) == ("PENDING", queue.read(Attempt(6, 3)).reason)
+        assert "lost 2 times in a row" in str(waits.reason)
+        second = next(agent for agent in cluster.agents if "6.3" in agent.attempts)
+        lose(sweep, replica, second.batch, sweep.builder.started(now, 6, attempt=3))
+        assert set(homes(cluster)[4:]) == {("6.4",), ("7.4",)}
+        assert [queue.read(Attempt(run, 4)).losses for run in (6, 7)] == [3, 2]
 
 
 @pytest.mark.parametrize("listed", [False, True])
