@@ -87,7 +87,7 @@ def paths_of(connection: sqlite3.Connection, sweep: str) -> SweepPaths:
     root = queries.sweep(connection, sweep).root
     paths = SweepPaths(Path(root))
     try:
-        owner = LedgerPaths(Path(schema.get_meta(connection, "ledger") or "")).owner
+        owner = LedgerPaths(Path(queries.path(schema.get_meta(connection, "ledger")) or "")).owner
         for folder in (paths.root, paths.acts, paths.claims, paths.queue):
             require_own(folder, owner)
     except OSError as error:

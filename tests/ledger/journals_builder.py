@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ class SweepBuilder:
         self.paths = SweepPaths.of(base / "multirun" / sweep, sweep)
         LedgerPaths(self.ledger).create()
         self.paths.create()
-        (LedgerPaths(self.ledger).sweeps / sweep).write_text(f"{self.paths.root}\n", encoding="utf-8")
+        (LedgerPaths(self.ledger).sweeps / sweep).write_bytes(os.fsencode(self.paths.root) + b"\n")
 
     def launch(
         self, runs: int, batches: int = 1, launch: int = 0, first: int = 0, nodes: int = 1, slots: int = 4
