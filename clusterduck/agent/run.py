@@ -30,12 +30,12 @@ from clusterduck.agent.code import todays_function
 from clusterduck.agent.composing import Composing
 from clusterduck.agent.outcome import MESSAGE_CHARS, Outcome
 from clusterduck.agent.preload import preload
-from clusterduck.agent.standby import Gate, Held, before_folder
+from clusterduck.agent.standby import Gate, Held, WrittenAhead, before_folder
 from clusterduck.agent.warmth import plain_of, warm_up
 from clusterduck.errors import ClusterduckError, RunFailedError
 from clusterduck.launch import freeze
 from clusterduck.launch.payload import Payload, UserSide
-from clusterduck.launch.plain import PlainSide
+from clusterduck.launch.plain import OwnSide, PlainSide, load_own, unpickle_user
 from clusterduck.model import Attempt, Slot, State
 from clusterduck.paths import SweepPaths
 
@@ -89,7 +89,8 @@ class _Run:
         self._gate = gate
         self._environment: dict[str, str] = {}
         self._begun = False
-        self._user: UserSide | None = None
+        self._plain: PlainSide | None = None
+        self._own: OwnSide | None = None
         self._function: Callable[[Any], Any] | None = None
         self._held: Held | None = None
         self._exit_code = 0
@@ -181,10 +182,10 @@ class _Run:
         if not self._gate.closed:
             self._begin()
         side = self._composing_side()
-        missing = side.resolvers if isinstance(side, PlainSide) else ()
+        missing = self._plain.resolvers if self._plain is not None else ()
         if missing or not self._begun:
             self._held = Held(missing, self._become_users)
-        learned = _composing.get(self._order["launch"]) if isinstance(side, PlainSide) else None
+        learned = _composing.get(self._order["launch"]) if self._plain is not None else None
         with learned.used() if learned is not None else contextlib.nullcontext():
             config = side.hydra_context.config_loader.load_sweep_config(side.config, self._overrides())
         with open_dict(config):
@@ -200,14 +201,18 @@ class _Run:
         context = copy.copy(side.hydra_context)
         context.callbacks = _LaterCallbacks(self._users_callbacks)  # type: ignore[assignment]
 
+        written = WrittenAhead()
+
         def become_users() -> None:
+            if not self._begun:
+                written.write()
             self._become_users()
             functools.update_wrapper(function, self._users_function())
             if self._order["folder"] is not None:
                 self._set_aside(Path(self._order["folder"]), config.hydra.output_subdir)
 
         function = self._guarded()
-        with before_folder(become_users):
+        with before_folder(become_users), written.used():
             return hydra.core.utils.run_job(
                 hydra_context=context,
                 task_function=function,
@@ -232,34 +237,39 @@ class _Run:
             plain = _plain.get(self._order["launch"]) or plain_of(self._payload)
             if plain is not None:
                 plain.activate()
+                self._plain = plain
                 return plain
             self._begin()
-        user = self._load_user()
+        user = unpickle_user(self._payload)
+        self._take(OwnSide(user.task_function, user.hydra_context.callbacks, {}))
         user.activate()
         return user
 
-    def _load_user(self) -> UserSide:
-        """The user's objects, which are unpickled now if they were not yet."""
-        if self._user is None:
-            self._user = self._payload.unpickle_user()
-            self._function = self._todays(self._user.task_function)
-        return self._user
+    def _take(self, own: OwnSide) -> None:
+        self._own = own
+        self._function = self._todays(own.task_function)
+
+    def _load_own(self) -> OwnSide:
+        """The user's own objects, which are unpickled now if they were not yet."""
+        if self._own is None:
+            assert self._plain is not None
+            self._take(load_own(self._payload.user, self._plain))
+        assert self._own is not None
+        return self._own
 
     def _become_users(self) -> None:
         """Begin, and see to it that all of the user's is there. Again is no harm."""
         self._begin()
-        if self._user is None:
-            composed = HydraConfig.instance().cfg
-            self._load_user().activate()
-            HydraConfig.instance().cfg = composed
+        if self._own is None:
+            self._load_own().register()
         if self._held is not None:
             self._held.release()
 
     def _users_callbacks(self) -> Any:
-        return self._load_user().hydra_context.callbacks
+        return self._load_own().callbacks
 
     def _users_function(self) -> Callable[[Any], Any]:
-        self._load_user()
+        self._load_own()
         assert self._function is not None
         return self._function
 

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import hydra.core.utils
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from omegaconf.basecontainer import BaseContainer
 
 from clusterduck.agent import prctl
+from clusterduck.agent.composing import is_same
 from clusterduck.launch.plain import is_hydras
 
 
@@ -87,6 +89,42 @@ def before_folder(act: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         module.Path = Path
+
+
+class WrittenAhead:
+    """Hydra's own configuration of the run as the text that ``run_job`` saves, which takes some ten milliseconds to
+    make: made while there is time, and taken if it is still that of what is to be saved."""
+
+    def __init__(self) -> None:
+        self._config: Any = None
+        self._text = ""
+
+    def write(self) -> None:
+        """Make the text; to be called when ``run_job`` has copied the configuration, and before it saves it."""
+        self._config = HydraConfig.instance().cfg
+        self._text = "" if self._config is None else OmegaConf.to_yaml(self._config)
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[None]:
+        """Within this, ``run_job`` saves the text; nothing changes if this Hydra saves in another way."""
+        module: Any = hydra.core.utils
+        before = getattr(module, "_save_config", None)
+        if before is None:
+            yield
+            return
+
+        def save(config: Any, filename: str, folder: Path) -> None:
+            if self._config is None or not is_same(self._config, config):
+                before(config, filename, folder)
+                return
+            folder.mkdir(parents=True, exist_ok=True)
+            Path(folder, filename).write_text(self._text, encoding="utf-8")
+
+        module._save_config = save
+        try:
+            yield
+        finally:
+            module._save_config = before
 
 
 class Held:

@@ -1,7 +1,8 @@
 """What the runs of one launch need, as one file: plain data that anyone may read, and the user's own objects as bytes.
 
 The user's side (function, configuration, callbacks, resolvers) stays bytes until the resources of a run are applied,
-because unpickling it imports the user's modules. Nobody but a run's own process calls :meth:`Payload.unpickle_user`.
+because unpickling it imports the user's modules. Nobody but a run's own process does that, see
+:mod:`clusterduck.launch.plain`.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from omegaconf import DictConfig
 from clusterduck.errors import ConfigError, JournalError
 from clusterduck.launch import carried, freeze
 
-#: Raised when an older clusterduck would get the file wrong; it refuses a newer one.
-VERSION = 1
+#: Raised when an older clusterduck would get the file wrong; it refuses a newer one. Since 2, ``user`` does not repeat
+#: what ``plain`` has.
+VERSION = 2
 
 
 @dataclass
@@ -147,7 +149,7 @@ class Payload:
         script: absolute path of the ``__main__`` file the function came from, if it did.
         module: name of the module it came from: of ``python -m``'s, or the one that was imported.
         function: its ``__qualname__``.
-        user: a cloudpickle of :class:`UserSide`.
+        user: a cloudpickle of :class:`UserSide`, or of what its plain part leaves out.
         sweep_dir: where the sweep's folder was at launch; None where that was not kept.
         plain: its part that needs nothing of the user's, see ``clusterduck.launch.plain``; None if there is none.
     """
@@ -186,21 +188,13 @@ class Payload:
                 f"The payload was written by a newer clusterduck (payload version {version}, this one reads up to "
                 f"{VERSION}): upgrade clusterduck here."
             )
+        if version < 2:  # its ``user`` is all of the user's side
+            found.pop("plain", None)
         known = {field.name for field in fields(cls)}
         try:
             return cls(**{key: value for key, value in found.items() if key in known})
         except TypeError as error:
             raise JournalError(f"The payload of the launch is not whole ({error}).") from None
-
-    def unpickle_user(self) -> UserSide:
-        """The user's objects. Imports the user's modules: only in a run's own process, resources applied.
-
-        Raises:
-            Exception: whatever the user's modules raise when imported.
-        """
-        user = pickle.loads(self.user)
-        assert isinstance(user, UserSide)
-        return user
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -240,10 +234,14 @@ def absolute_path_entries(entries: list[str], cwd: str) -> list[str]:
     return [os.path.normpath(os.path.join(cwd, entry)) for entry in entries]
 
 
-def dumps(what: object) -> bytes:
+def dumps(what: object, known: DictConfig | None = None) -> bytes:
     """Like ``cloudpickle.dumps``, but code keeps its file's name, which tracebacks show to people.
 
     cloudpickle puts ``<dynamic-code>`` there since 3.1.
+
+    Args:
+        what: what to pickle.
+        known: the configuration, where it does not go along: whoever unpickles has it.
     """
     import io
     import types
@@ -251,6 +249,9 @@ def dumps(what: object) -> bytes:
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         dispatch_table: ClassVar[Any] = ChainMap({types.CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table)
+
+        def persistent_id(self, thing: object) -> str | None:
+            return "config" if known is not None and thing is known else None
 
     file = io.BytesIO()
     Pickler(file).dump(what)
@@ -268,19 +269,23 @@ def _make_code(make: Any, arguments: tuple[Any, ...], filename: str) -> Any:
     return make(*arguments).replace(co_filename=filename)
 
 
-def pickle_user(user: UserSide) -> bytes:
+def pickle_user(user: UserSide, part: object = None) -> bytes:
     """Pickle the user's side with cloudpickle: what is defined in the script goes by value, modules by name.
+
+    Args:
+        user: the user's side.
+        part: the part of it to be pickled, without the configuration; None: all of it.
 
     Raises:
         ConfigError: naming the object that cannot be pickled.
     """
     try:
-        return dumps(user)
+        return dumps(user) if part is None else dumps(part, known=user.config)
     except Exception as error:
         fault, reason = "something the runs need", error
-        for label, part in user.parts():
+        for label, suspect in user.parts():
             try:
-                dumps(part)
+                dumps(suspect)
             except Exception as own:
                 fault, reason = label, own
                 break

@@ -20,6 +20,7 @@ import cloudpickle
 
 from clusterduck.errors import ConfigError
 from clusterduck.launch.payload import Payload, UserSide
+from clusterduck.launch.plain import unpickle_user
 
 #: For how long the modules may take to import, in seconds; beyond that it is the runs' own business.
 TIMEOUT_S = 600.0
@@ -123,7 +124,7 @@ def main() -> None:
     else:
         _move(payload.sys_path, payload.cwd)
         try:
-            payload.unpickle_user()
+            unpickle_user(payload)
             json.dump("", answer)
         except BaseException as error:
             json.dump(_words(error), answer)
@@ -154,7 +155,7 @@ def _words(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}{where}"
 
 
-_OURS = frozenset({__file__, sys.modules[Payload.__module__].__file__})
+_OURS = frozenset({__file__, sys.modules[unpickle_user.__module__].__file__})
 
 
 if __name__ == "__main__":

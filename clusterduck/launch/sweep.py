@@ -43,8 +43,8 @@ from clusterduck.launch.answers import SubmittedRun
 from clusterduck.launch.collect import Collector, Progress
 from clusterduck.launch.local import LocalSubmission
 from clusterduck.launch.options import Options, require_slots_here, require_slurm
-from clusterduck.launch.payload import Payload, UserSide, absolute_path_entries, origin, pickle_user
-from clusterduck.launch.plain import plain_side
+from clusterduck.launch.payload import Payload, UserSide, absolute_path_entries, origin
+from clusterduck.launch.plain import divide
 from clusterduck.launch.probe import Probe
 from clusterduck.launch.watch import Watch
 from clusterduck.model import State
@@ -255,7 +255,7 @@ class Sweep:
         """Gather what the runs need; before the first launch, see whether it unpickles elsewhere."""
         try:
             user = UserSide.capture(self._function, self._config, self._context)
-            data = pickle_user(user)
+            plain, own = divide(user)
         except ClusterduckError:
             raise
         except Exception as error:
@@ -276,9 +276,9 @@ class Sweep:
             script=script,
             module=module,
             function=function,
-            user=data,
+            user=own,
             sweep_dir=str(self._sweep_dir),
-            plain=plain_side(user),
+            plain=plain,
         )
         if self._launches > 0:
             return payload, git.commit_of(self._code)

@@ -16,8 +16,8 @@ from hydra._internal.hydra import Hydra
 from hydra.types import HydraContext, RunMode
 
 from clusterduck.launch import freeze
-from clusterduck.launch.payload import Payload, UserSide, pickle_user
-from clusterduck.launch.plain import plain_side
+from clusterduck.launch.payload import Payload, UserSide
+from clusterduck.launch.plain import divide
 from clusterduck.paths import SweepPaths
 
 
@@ -26,7 +26,7 @@ def prepare(sweep_dir: str, overrides: list[list[str]]) -> None:
     hydra = Hydra.create_main_hydra_file_or_module(os.path.abspath("app.py"), None, None, "app")
     config = hydra.compose_config(app.get("CONFIG_NAME"), [f"hydra.sweep.dir={sweep_dir}"], RunMode.MULTIRUN)
     context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
-    user = UserSide.capture(app["main"].__wrapped__, config, context)
+    plain, own = divide(UserSide.capture(app["main"].__wrapped__, config, context))
     payload = Payload(
         first_run=0,
         overrides=overrides,
@@ -36,8 +36,8 @@ def prepare(sweep_dir: str, overrides: list[list[str]]) -> None:
         script=os.path.abspath("app.py"),
         module=None,
         function="main",
-        user=pickle_user(user),
-        plain=plain_side(user),
+        user=own,
+        plain=plain,
     )
     paths = SweepPaths.of(Path(sweep_dir), "app-abcde")
     paths.create()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,16 @@ def test_a_prepared_run_is_what_it_would_be_anyway(bench: Bench, prefetch: str, 
     log = Path(second["folder"], "attempt-1.log").read_text()
     assert log == "imported\nsays 1\n"
     assert os.path.basename(second["folder"]) in located.run_dir
+
+
+def test_a_prepared_run_saves_the_configuration_as_hydra_does(bench: Bench) -> None:
+    bench.plan("waits", "waits")
+    agent = bench.start(slots=1)
+    standby_of(agent, bench.running(0))
+    bench.go()
+    assert bench.wait(agent) == 0
+    unprepared, prepared = (bench.folder / "out" / str(run) / ".hydra" / "hydra.yaml" for run in (0, 1))
+    assert re.sub(r"(num: |id: \S+_|/out/)0\b", r"\g<1>1", unprepared.read_text()) == prepared.read_text()
 
 
 def test_a_config_that_does_not_compose_is_told_in_its_own_time(bench: Bench) -> None:

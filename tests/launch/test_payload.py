@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import types
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,16 @@ from omegaconf import DictConfig, OmegaConf
 from clusterduck.errors import ConfigError, JournalError
 from clusterduck.launch import payload as module
 from clusterduck.launch.carried import along_with
-from clusterduck.launch.payload import Payload, UserSide, absolute_path_entries, name_of, origin, pickle_user
+from clusterduck.launch.payload import (
+    VERSION,
+    Payload,
+    UserSide,
+    absolute_path_entries,
+    name_of,
+    origin,
+    pickle_user,
+)
+from clusterduck.launch.plain import divide, unpickle_user
 
 Plugins.instance()  # before any fixture restores Hydra's state, so that it restores one that knows the plugins
 
@@ -42,11 +52,12 @@ CHILD = """
 import sys
 from clusterduck.launch import freeze
 from clusterduck.launch.payload import Payload
+from clusterduck.launch.plain import unpickle_user
 payload = Payload.load(open(sys.argv[1], "rb").read())
 freeze.install(payload.sources)
 before = set(sys.modules)
 sys.path[:] = payload.sys_path
-user = payload.unpickle_user()
+user = unpickle_user(payload)
 user.activate()
 context = user.hydra_context
 config = context.config_loader.load_sweep_config(user.config, list(payload.overrides[0]))
@@ -84,7 +95,8 @@ def project(tmp_path: Path) -> Path:
 
 
 def payload_of(user: UserSide, overrides: list[str], **more: Any) -> Payload:
-    data = {**PLAIN, "user": pickle_user(user), "overrides": [overrides], "sources": {}, "sys_path": sys.path, **more}
+    plain, own = divide(user)
+    data = {**PLAIN, "user": own, "plain": plain, "overrides": [overrides], "sources": {}, "sys_path": sys.path, **more}
     return Payload(**data)
 
 
@@ -106,11 +118,26 @@ def test_what_is_no_payload_is_refused(data: bytes) -> None:
 def test_a_newer_payload_is_refused_and_fields_to_come_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     later = pickle.dumps({**pickle.loads(Payload(**PLAIN).dump()), "more": 1})
     assert Payload.load(later) == Payload(**PLAIN)
-    monkeypatch.setattr(module, "VERSION", 2)
+    monkeypatch.setattr(module, "VERSION", VERSION + 1)
     newer = Payload(**PLAIN).dump()
     monkeypatch.undo()
     with pytest.raises(JournalError, match="newer clusterduck"):
         Payload.load(newer)
+
+
+def test_a_payload_of_an_older_version_has_all_of_the_users_side_in_one_part() -> None:
+    older = {**PLAIN, "clusterduck_payload": 1, "plain": b"repeats the configuration"}
+    assert Payload.load(pickle.dumps(older)) == Payload(**PLAIN)
+
+
+def test_the_configuration_is_not_sent_twice_and_stays_one(project: Path) -> None:
+    config, context = context_of(project)
+    context.callbacks.callbacks.append(types.SimpleNamespace(config=config))
+    plain, own = divide(UserSide.capture(lambda _: (config.lr, config), config, context))
+    assert plain is not None and b"multirun" in plain and b"multirun" not in own
+    user = unpickle_user(Payload(**{**PLAIN, "user": own, "plain": plain}))
+    assert user.hydra_context.callbacks.callbacks[-1].config is user.config
+    assert user.task_function(None) == (0.1, user.config)
 
 
 def test_a_local_function_a_resolver_and_the_config_arrive(project: Path) -> None:
