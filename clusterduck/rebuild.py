@@ -63,7 +63,7 @@ def rebuild(ledger: Path, folders: Sequence[Path] = (), say: Callable[[str], Non
     Args:
         ledger: the ledger's path; what stands there may be damaged, something else, or absent.
         folders: sweep folders, or folders that hold some, to be entered if the ledger does not know them.
-        say: called with a sentence where something takes long.
+        say: called with a sentence where something takes long, or a folder was passed over.
 
     Raises:
         NotFoundError: if there is no sweep in one of the folders, or none was ever entered beside the ledger.
@@ -72,7 +72,7 @@ def rebuild(ledger: Path, folders: Sequence[Path] = (), say: Callable[[str], Non
     began = time.monotonic()
     ledger = Path(os.path.abspath(ledger))
     paths = LedgerPaths(ledger)
-    found = [root for folder in folders for root in require_sweeps_below(folder)]
+    found = [root for folder in folders for root in require_sweeps_below(folder, say)]
     mended = _look_at_old(ledger)
     if not found and not any(path.exists() for path in (paths.sweeps, paths.mark)):
         raise NotFoundError(
@@ -114,8 +114,12 @@ def rebuild(ledger: Path, folders: Sequence[Path] = (), say: Callable[[str], Non
     )
 
 
-def require_sweeps_below(folder: Path) -> list[Path]:
+def require_sweeps_below(folder: Path, say: Callable[[str], None] = lambda _: None) -> list[Path]:
     """The roots of all sweeps in or below a folder.
+
+    Args:
+        folder: the folder.
+        say: called with a sentence if folders in it cannot be read.
 
     Raises:
         NotFoundError: if there is none, or no such folder.
@@ -123,28 +127,46 @@ def require_sweeps_below(folder: Path) -> list[Path]:
     folder = Path(os.path.abspath(folder))
     if not folder.is_dir():
         raise NotFoundError(f"There is no folder {folder}.")
-    found = sorted(sweeps_below(folder))
+    closed: list[OSError] = []
+    found = sorted(sweeps_below(folder, closed))
+    told = (
+        f"{len(closed)} folder{'s' if len(closed) != 1 else ''} in {folder} could not be read, such as "
+        f"{closed[0].filename} ({closed[0].strerror}): sweeps in there were not found."
+        if closed
+        else ""
+    )
     if not found:
-        raise NotFoundError(f"No sweep was launched in {folder} or below it: no folder there holds {HIDDEN}/<sweep>.")
+        raise NotFoundError(
+            told or f"No sweep was launched in {folder} or below it: no folder there holds {HIDDEN}/<sweep>."
+        )
+    if told:
+        say(told)
     return found
 
 
-def sweeps_below(folder: Path) -> Iterator[Path]:
-    """The roots of all sweeps in or below a folder, which may be a root itself. Symbolic links are not followed."""
-    if is_root(folder):
-        yield folder
-        return
+def sweeps_below(folder: Path, closed: list[OSError]) -> Iterator[Path]:
+    """The roots of all sweeps in or below a folder, which may be a root itself. Symbolic links are not followed.
+
+    Args:
+        folder: the folder.
+        closed: gets the error of each folder that cannot be read.
+    """
     try:
+        if is_root(folder):
+            yield folder
+            return
+        if folder.parent.name == HIDDEN:
+            return
         with os.scandir(folder) as entries:
             inside = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except OSError:
-        return  # not ours to read, or just removed
+    except FileNotFoundError:
+        return  # just removed
+    except OSError as error:
+        closed.append(error)
+        return
     for path in inside:
-        if folder.name == HIDDEN:
-            if is_root(path):
-                yield path
-        elif path.name == HIDDEN or not path.name.startswith("."):
-            yield from sweeps_below(path)
+        if HIDDEN in (folder.name, path.name) or not path.name.startswith("."):
+            yield from sweeps_below(path, closed)
 
 
 def is_root(folder: Path) -> bool:

@@ -27,7 +27,7 @@ from clusterduck.agent.settings import AgentSettings
 from clusterduck.cli.main import main
 from clusterduck.doctor import ledgers
 from clusterduck.doctor.finding import Level
-from clusterduck.errors import LedgerError, UnsafePathError
+from clusterduck.errors import LedgerError, NotFoundError, UnsafePathError
 from clusterduck.export import export
 from clusterduck.inbox import Request
 from clusterduck.ledger import queries
@@ -332,6 +332,22 @@ def test_a_stranger_s_sweep_is_not_folded_or_entered(sweep: SweepBuilder, place:
 
 
 # --- files that are written where others can write, and what comes out of files that others named
+
+
+def test_folders_that_one_may_not_read_are_said_not_to_be_without_sweeps(sweep: SweepBuilder, place: Path) -> None:
+    elsewhere = place / "theirs" / HIDDEN / "ledger.db"
+    elsewhere.parent.parent.mkdir()
+    os.chown(elsewhere.parent.parent, STRANGER, STRANGER)
+    sweep.paths.root.parent.chmod(0o700)
+
+    def look() -> None:
+        with pytest.raises(NotFoundError, match=r"could not be read, such as .*Permission denied"):
+            rebuild(elsewhere, [sweep.paths.sweep_dir])
+
+    assert as_stranger(look) == "done"
+    said: list[str] = []
+    assert rebuild(place / HIDDEN / "ledger.db", [place / "project"], said.append).published
+    assert not said
 
 
 def test_exports_and_pictures_follow_no_link(sweep: SweepBuilder, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
