@@ -94,8 +94,9 @@ def find_ledger(start: Path, explicit: str | os.PathLike[str] | None = None) -> 
     start = Path(os.path.abspath(start))
     for folder in (start, *start.parents):
         hidden = folder / HIDDEN
-        if (hidden / "sweeps").is_dir() or (hidden / LEDGER_NAME).is_file():
-            return _require_file(hidden / LEDGER_NAME)
+        with contextlib.suppress(PermissionError):  # another user's, who keeps it closed: their project, not ours
+            if (hidden / "sweeps").is_dir() or (hidden / LEDGER_NAME).exists():
+                return _require_file(hidden / LEDGER_NAME)
     return None
 
 
@@ -116,7 +117,7 @@ def require_ledger(start: Path, explicit: str | os.PathLike[str] | None = None) 
     """
     path = find_ledger(start, explicit)
     if path is None or not path.parent.is_dir():
-        where = f"at {path}" if path is not None else f"in {start} or any folder above it"
+        where = f"at {path}" if path is not None else f"in {start} or any folder above it that is open to you"
         raise NotFoundError(
             f"No ledger {where}: launch a sweep with hydra/launcher=clusterduck_local or clusterduck_slurm first, "
             f"go to the folder you launched from, or name the ledger with --ledger FILE or {LEDGER_VARIABLE}."

@@ -30,10 +30,11 @@ from clusterduck.doctor.finding import Level
 from clusterduck.errors import LedgerError, NotFoundError, UnsafePathError
 from clusterduck.export import export
 from clusterduck.inbox import Request
+from clusterduck.launch.register import ledger_for
 from clusterduck.ledger import queries
 from clusterduck.ledger.replica import Replica
 from clusterduck.model import AgentId, Attempt
-from clusterduck.paths import HIDDEN, LedgerPaths, require_own_up_to
+from clusterduck.paths import HIDDEN, LedgerPaths, require_ledger, require_own_up_to
 from clusterduck.queue import Requeued
 from clusterduck.rebuild import rebuild
 from clusterduck.reconcile import _end_in_result
@@ -332,6 +333,22 @@ def test_a_stranger_s_sweep_is_not_folded_or_entered(sweep: SweepBuilder, place:
 
 
 # --- files that are written where others can write, and what comes out of files that others named
+
+
+def test_a_closed_project_of_another_user_above_one_s_own_folder_is_not_in_the_way(place: Path) -> None:
+    (place / HIDDEN / "sweeps").mkdir(parents=True)
+    (place / HIDDEN).chmod(0o700)
+    mine = place / "mine"
+    mine.mkdir()
+    os.chown(mine, STRANGER, STRANGER)
+
+    def look() -> None:
+        assert ledger_for(mine, None) == mine / HIDDEN / "ledger.db"
+        with pytest.raises(NotFoundError, match="open to you"):
+            require_ledger(mine)
+
+    assert as_stranger(look) == "done"
+    assert require_ledger(mine) == place / HIDDEN / "ledger.db"
 
 
 def test_folders_that_one_may_not_read_are_said_not_to_be_without_sweeps(sweep: SweepBuilder, place: Path) -> None:
