@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from clusterduck import journal
@@ -23,8 +24,12 @@ from clusterduck.ledger.settle import settle
 from clusterduck.ledger.tables import Changes
 from clusterduck.model import AgentId
 
-#: How much of a journal goes into one transaction, in bytes: some 700 events, a few hundredths of a second.
+#: How much of a journal is read at once, in bytes: some 700 events, a few hundredths of a second.
 STRETCH_BYTES = 256 * 1024
+
+#: What goes into one transaction is no more than so many stretches: many agents that report little each would make as
+#: many transactions, which cost milliseconds each, most of it for pages that the next one writes again.
+STRETCHES_AT_ONCE = 4
 
 #: A bad line that good ones follow is looked at again after this long, in seconds, before it is passed over: what
 #: another host wrote may reach this one in pieces.
@@ -33,8 +38,10 @@ BAD_LINE_WAIT_S = 5.0
 #: A bad line in a file that nobody has written to for this long, in seconds, is passed over at the first look.
 OLD_FILE_S = 900.0
 
-#: What values of the wrong kind in an event lead to. Such a journal is left alone, so that the others can go on.
+#: What events in the wrong place, or values of the wrong kind in one, lead to. Such a journal is left alone, so that the
+#: others can go on.
 _UNFOLDABLE = (
+    JournalError,
     ValueError,
     TypeError,
     ArithmeticError,
@@ -47,16 +54,20 @@ _UNFOLDABLE = (
 
 @dataclass
 class Folded:
-    """What folding one journal brought.
+    """What folding some journals brought.
 
     Attributes:
         events: how many events moved.
         read: how many bytes moved.
-        more: whether time ran out before the journal's end.
+        journals: how many journals were looked at.
+        problems: sentences on journals that were left alone.
+        more: whether time ran out before the journals' ends.
     """
 
     events: int = 0
     read: int = 0
+    journals: int = 0
+    problems: list[str] = field(default_factory=list)
     more: bool = False
 
 
@@ -69,6 +80,24 @@ class _Position:
     bad_until: int | None = None
     bad_since: str | None = None
     closed: bool = False
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """What was read of a journal, and the journal's row before it is in, and after."""
+
+    path: Path
+    before: _Position
+    chunk: Chunk
+    after: _Position
+
+    @property
+    def size(self) -> int:
+        return self.after.offset - self.before.offset
+
+    @property
+    def is_last(self) -> bool:
+        return self.after.closed or not (self.chunk.more or self.chunk.bad_at is not None)
 
 
 def agent_of(root: Path, path: Path) -> AgentId | None:
@@ -86,61 +115,128 @@ def agent_of(root: Path, path: Path) -> AgentId | None:
     return AgentId(parts[1], int(restart), int(node))
 
 
-def fold_journal(
+def fold_journals(
     connection: sqlite3.Connection,
     sweep: str,
     root: Path,
-    path: Path,
+    paths: Iterable[Path],
     *,
     clock: Callable[[], float],
     is_time_up: Callable[[], bool],
 ) -> Folded:
-    """Fold a journal from where it was folded to, up to its end.
+    """Fold a sweep's journals from where they were folded to, up to their ends; one that cannot be holds up no other.
+
+    What goes into a transaction is read before it begins: a file server that hangs then holds up no other process here.
 
     Args:
         connection: the replica, in autocommit mode.
         sweep: the sweep's id.
         root: the sweep's root folder.
-        path: the journal.
+        paths: the journals.
         clock: seconds since the epoch.
-        is_time_up: asked after each stretch, so that at least one is folded.
+        is_time_up: asked after each look at a journal, so that there is at least one.
 
     Raises:
-        OSError: if the journal cannot be read.
-        JournalError: if the journal is of a newer version, or holds what cannot be folded.
         sqlite3.Error: if the replica fails.
     """
-    who = agent_of(root, path)
-    name = f"{sweep}/{path.relative_to(root)}"
-    folded = Folded()
-    position = _look_up(connection, name)
-    while not position.closed:
-        chunk = _read(path, position, clock)
-        after = _after(position, chunk, path, clock)
-        if after == position:
-            break
-        with immediate(connection):
-            current = _look_up(connection, name)
-            if current == position:
-                try:
-                    _take_in(connection, sweep, root, who, chunk)
-                except _UNFOLDABLE as error:
-                    raise JournalError(
-                        f"{path} holds an event that cannot be folded, after byte {position.offset}: {error}"
-                    ) from error
-                _save(connection, sweep, name, after)
-        if current != position:  # another process was faster
-            position = current
-            continue
-        folded.events += len(chunk.events)
-        folded.read += after.offset - position.offset
-        position = after
-        if not chunk.more and chunk.bad_at is None:
-            break
-        if is_time_up():
-            folded.more = True
-            break
-    return folded
+    folding = _Folding(connection, sweep, root, clock)
+    left = deque(paths)
+    is_late = False
+    while left and not is_late:
+        new: list[_Stretch] = []
+        size = 0
+        while left and not is_late and size < STRETCHES_AT_ONCE * STRETCH_BYTES:
+            stretch = folding.read(left[0])
+            if stretch is not None:
+                new.append(stretch)
+                size += stretch.size
+            if stretch is None or stretch.is_last:
+                left.popleft()
+            is_late = is_time_up()
+        outrun, failed = folding.take_in(new)
+        left = deque(path for path in dict.fromkeys([*left, *outrun]) if path not in failed)
+    folding.folded.more = bool(left)
+    return folding.folded
+
+
+class _Folding:
+    """A sweep's journals on their way into the tables.
+
+    Attributes:
+        folded: what was done so far.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, sweep: str, root: Path, clock: Callable[[], float]) -> None:
+        self.folded = Folded()
+        self._connection = connection
+        self._sweep = sweep
+        self._root = root
+        self._clock = clock
+        self._positions: dict[Path, _Position | None] = {}  # once all is in that was read; None: to be looked up
+
+    def read(self, path: Path) -> _Stretch | None:
+        """The next stretch of a journal; None if there is nothing new, or it cannot be read."""
+        if path not in self._positions:
+            self.folded.journals += 1
+        before = self._positions.setdefault(path, None)
+        try:
+            agent_of(self._root, path)
+            before = before or _look_up(self._connection, self._name(path))
+            if before.closed:
+                return None
+            chunk = _read(path, before, self._clock)
+            after = _after(before, chunk, path, self._clock)
+        except (OSError, JournalError) as error:
+            self.folded.problems.append(str(error))
+            return None
+        self._positions[path] = after
+        return None if after == before else _Stretch(path, before, chunk, after)
+
+    def take_in(self, stretches: Sequence[_Stretch]) -> tuple[set[Path], set[Path]]:
+        """Fold stretches: together, or one by one if one cannot be folded.
+
+        Returns the journals in which another process was faster, and those that were left alone.
+        """
+        outrun: set[Path] = set()
+        failed: set[Path] = set()
+        groups = [stretches] if stretches else []
+        while groups:
+            group = [one for one in groups.pop(0) if one.path not in failed]
+            try:
+                outrun |= self._take_in_together(group)
+            except _UNFOLDABLE as error:
+                if len(group) == 1:
+                    failed.add(group[0].path)
+                    self.folded.problems.append(_why(group[0], error))
+                else:
+                    groups += [[one] for one in group]
+        for path in outrun:
+            self._positions[path] = None
+        return outrun, failed
+
+    def _take_in_together(self, stretches: Sequence[_Stretch]) -> set[Path]:
+        """Fold stretches in one transaction. Returns the journals in which another process was faster."""
+        new = []
+        with immediate(self._connection):
+            for stretch in stretches:
+                name = self._name(stretch.path)
+                if _look_up(self._connection, name) == stretch.before:
+                    who = agent_of(self._root, stretch.path)
+                    _take_in(self._connection, self._sweep, self._root, who, stretch.chunk)
+                    _save(self._connection, self._sweep, name, stretch.after)
+                    new.append(stretch)
+        self.folded.events += sum(len(stretch.chunk.events) for stretch in new)
+        self.folded.read += sum(stretch.size for stretch in new)
+        return {stretch.path for stretch in stretches} - {stretch.path for stretch in new}
+
+    def _name(self, path: Path) -> str:
+        return f"{self._sweep}/{path.relative_to(self._root)}"
+
+
+def _why(stretch: _Stretch, error: Exception) -> str:
+    if isinstance(error, JournalError):
+        return str(error)
+    return f"{stretch.path} holds an event that cannot be folded, after byte {stretch.before.offset}: {error}"
 
 
 @contextmanager

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clusterduck import events
-from clusterduck.errors import JournalError, LedgerError, UnsafePathError
+from clusterduck.errors import LedgerError, UnsafePathError
 from clusterduck.ledger import discovery, schema
-from clusterduck.ledger.fold import fold_journal, immediate
+from clusterduck.ledger.fold import fold_journals, immediate
 from clusterduck.ledger.tables import storable
 from clusterduck.paths import LedgerPaths, make_private_folder, require_own
 
@@ -341,20 +341,13 @@ class Replica:
             except (OSError, UnsafePathError) as error:
                 (closed if isinstance(error, PermissionError) else problems).append(str(error))
                 continue
-            for path in paths:
-                if more or (journals and is_time_up()):
-                    more = True
-                    break
-                journals += 1
-                try:
-                    folded = fold_journal(
-                        self.connection, visit.sweep, visit.root, path, clock=self._clock, is_time_up=is_time_up
-                    )
-                except (OSError, JournalError) as error:
-                    problems.append(str(error))
-                    continue
-                folded_events += folded.events
-                more = folded.more
+            folded = fold_journals(
+                self.connection, visit.sweep, visit.root, paths, clock=self._clock, is_time_up=is_time_up
+            )
+            folded_events += folded.events
+            journals += folded.journals
+            problems += folded.problems
+            more = folded.more
             if visit.is_whole and not more:
                 discovery.note(self.connection, visit, self._clock())
         problems += self._on_what_is_missing(closed)

@@ -279,8 +279,9 @@ def folded_anew(ledger: Path) -> dict[str, list[tuple[Any, ...]]]:
     try:
         schema.migrate(connection, "a fold anew")
         for sweep, root in LedgerPaths(ledger).sweep_roots().items():
-            for path in sorted(root.rglob("*.jsonl")):
-                fold.fold_journal(connection, sweep, root, path, clock=lambda: 0.0, is_time_up=lambda: False)
+            paths = sorted(root.rglob("*.jsonl"))
+            done = fold.fold_journals(connection, sweep, root, paths, clock=lambda: 0.0, is_time_up=lambda: False)
+            assert not done.problems, done.problems
         return tables(connection)
     finally:
         connection.close()

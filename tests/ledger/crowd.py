@@ -67,8 +67,9 @@ def folded_afresh(ledger: Path) -> dict[str, list[tuple[Any, ...]]]:
     try:
         schema.migrate(replica, "a fold afresh")
         for sweep, root in LedgerPaths(ledger).sweep_roots().items():
-            for path in sorted(root.rglob("*.jsonl")):
-                fold.fold_journal(replica, sweep, root, path, clock=lambda: 0.0, is_time_up=lambda: False)
+            for path in sorted(root.rglob("*.jsonl")):  # one by one
+                done = fold.fold_journals(replica, sweep, root, [path], clock=lambda: 0.0, is_time_up=lambda: False)
+                assert not done.problems, done.problems
         return tables(replica)
     finally:
         replica.close()

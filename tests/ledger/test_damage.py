@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from journals_builder import SweepBuilder, tables
 
 from clusterduck import events, journal
-from clusterduck.errors import JournalError
 from clusterduck.ledger import fold
 
 NOW = 1_760_100_000.0
@@ -29,6 +28,10 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def fold_all(replica: sqlite3.Connection, sweep: SweepBuilder, paths: list[Path]) -> fold.Folded:
+    return fold.fold_journals(replica, sweep.sweep, sweep.paths.root, paths, clock=Clock(), is_time_up=lambda: False)
 
 
 class Journal:
@@ -47,8 +50,8 @@ class Journal:
         os.utime(self.path, (written_at, written_at))
 
     def fold(self, replica: sqlite3.Connection, clock: Callable[[], float]) -> fold.Folded:
-        return fold.fold_journal(
-            replica, self.sweep.sweep, self.sweep.paths.root, self.path, clock=clock, is_time_up=lambda: False
+        return fold.fold_journals(
+            replica, self.sweep.sweep, self.sweep.paths.root, [self.path], clock=clock, is_time_up=lambda: False
         )
 
     def folded(self, make: Make, data: bytes) -> dict[str, list[tuple[object, ...]]]:
@@ -221,26 +224,44 @@ def test_a_newer_journal_is_left_alone_and_said(torn: Journal, empty: Make) -> N
     newer = events.JournalOpened(version=events.VERSION + 1, sweep=torn.sweep.sweep, writer="agent")
     torn.holds(journal.encode(newer) + torn.data)
     replica = empty()
-    with pytest.raises(JournalError, match="upgrade clusterduck here"):
-        torn.fold(replica, Clock())
+    problems = torn.fold(replica, Clock()).problems
+    assert ["upgrade clusterduck here" in problem for problem in problems] == [True]
     assert replica.execute("SELECT count(*) FROM journal").fetchone() == (0,)
 
 
 def test_an_event_with_values_of_the_wrong_kind_stops_its_journal_only(torn: Journal, empty: Make) -> None:
-    wrong = events.AttemptStarted(run=0, attempt=1, slot={"no": "number"}, pid=1, log="log")  # type: ignore[arg-type]
+    wrong = events.AttemptStarted(run=77, attempt=1, slot={"no": "number"}, pid=1, log="log")  # type: ignore[arg-type]
     torn.holds(journal.encode(wrong))
     replica = empty()
-    with pytest.raises(JournalError, match="cannot be folded"):
-        torn.fold(replica, Clock())
+    problems = torn.fold(replica, Clock()).problems
+    assert ["cannot be folded" in problem for problem in problems] == [True]
     assert not replica.in_transaction
     assert all(not rows for rows in tables(replica).values())
+    sweep = torn.sweep
+    others = [
+        sweep.write(sweep.launch_journal(), sweep.launch(8, batches=2)),
+        sweep.write(sweep.agent_journal("0-1"), sweep.agent(range(4, 8), "node1")),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fold, "STRETCHES_AT_ONCE", 1000)
+        patch.setattr(fold, "STRETCH_BYTES", 400)  # the bad event is in the second of several stretches
+        torn.holds(torn.lines[0] + torn.lines[1] + journal.encode(wrong) + b"".join(torn.lines[2:]))
+        together = fold_all(replica, sweep, [others[0], torn.path, others[1]])
+    assert ["cannot be folded" in problem for problem in together.problems] == [True]
+    assert together.journals == 3 and not together.more
+    alone = empty()
+    fold_all(alone, sweep, others)
+    torn.holds(torn.lines[0] + torn.lines[1])
+    fold_all(alone, sweep, [torn.path])
+    assert tables(replica) == tables(alone)
 
 
 def test_an_agents_event_in_an_acts_journal_is_refused(tmp_path: Path, empty: Make) -> None:
     sweep = SweepBuilder(tmp_path)
     path = sweep.write(sweep.act_journal("odd"), [sweep.beat(sweep.start, busy=1)])
-    with pytest.raises(JournalError, match="no agent's"):
-        fold.fold_journal(empty(), sweep.sweep, sweep.paths.root, path, clock=Clock(), is_time_up=lambda: False)
+    root = sweep.paths.root
+    folded = fold.fold_journals(empty(), sweep.sweep, root, [path], clock=Clock(), is_time_up=lambda: False)
+    assert ["no agent's" in problem for problem in folded.problems] == [True]
 
 
 def test_text_that_is_no_unicode_is_stored_and_found_again(tmp_path: Path, empty: Make) -> None:
@@ -258,7 +279,7 @@ def test_text_that_is_no_unicode_is_stored_and_found_again(tmp_path: Path, empty
     )
     replica = empty()
     for one in (path, launch):
-        fold.fold_journal(replica, sweep.sweep, sweep.paths.root, one, clock=Clock(), is_time_up=lambda: False)
+        fold.fold_journals(replica, sweep.sweep, sweep.paths.root, [one], clock=Clock(), is_time_up=lambda: False)
     from clusterduck.ledger import queries
 
     assert queries.run(replica, sweep.sweep, 0).log == name

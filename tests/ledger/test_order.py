@@ -18,8 +18,11 @@ from clusterduck.ledger import fold, queries
 
 
 def fold_all(connection: sqlite3.Connection, sweep: SweepBuilder, paths: list[Path]) -> None:
-    for path in paths:
-        fold.fold_journal(connection, sweep.sweep, sweep.paths.root, path, clock=time.time, is_time_up=lambda: False)
+    for path in paths:  # one by one
+        done = fold.fold_journals(
+            connection, sweep.sweep, sweep.paths.root, [path], clock=time.time, is_time_up=lambda: False
+        )
+        assert not done.problems, done.problems
 
 
 def with_second_segment(base: Path) -> tuple[SweepBuilder, list[Path]]:
@@ -381,8 +384,8 @@ def test_journals_folded_in_turns_give_the_same_tables(
         patch.setattr(fold, "STRETCH_BYTES", stretch)
         while left:
             path = data.draw(st.sampled_from(left))
-            folded = fold.fold_journal(
-                replica, sweep.sweep, sweep.paths.root, path, clock=time.time, is_time_up=lambda: True
+            folded = fold.fold_journals(
+                replica, sweep.sweep, sweep.paths.root, [path], clock=time.time, is_time_up=lambda: True
             )
             if not folded.more:
                 left.remove(path)
@@ -390,6 +393,20 @@ def test_journals_folded_in_turns_give_the_same_tables(
     assert tables(replica) == tables(whole)
     replica.close()
     whole.close()
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_journals_folded_in_one_transaction_give_the_same_tables(
+    scene: Callable[..., tuple[SweepBuilder, list[Path]]], tmp_path: Path, empty: Callable[[], sqlite3.Connection]
+) -> None:
+    sweep, paths = scene(tmp_path)
+    one_by_one, together = empty(), empty()
+    fold_all(one_by_one, sweep, paths)
+    transactions: list[str] = []
+    together.set_trace_callback(lambda sql: transactions.append(sql) if sql.startswith("BEGIN") else None)
+    done = fold.fold_journals(together, sweep.sweep, sweep.paths.root, paths, clock=time.time, is_time_up=lambda: False)
+    assert not done.problems and done.journals == len(paths) > 1 == len(transactions)
+    assert tables(together) == tables(one_by_one)
 
 
 def test_folding_again_from_the_start_changes_nothing(tmp_path: Path, empty: Callable[[], sqlite3.Connection]) -> None:

@@ -61,8 +61,8 @@ def test_earlier_attempts_follow_a_folder_that_was_set_aside_in_every_order(
     for order in itertools.permutations(paths):
         connection = empty()
         for path in (launch, *order):
-            fold.fold_journal(
-                connection, sweep.sweep, sweep.paths.root, path, clock=time.time, is_time_up=lambda: False
+            fold.fold_journals(
+                connection, sweep.sweep, sweep.paths.root, [path], clock=time.time, is_time_up=lambda: False
             )
         found.append(tables(connection))
         attempts = queries.attempts(connection, sweep.sweep, 0)

@@ -20,8 +20,9 @@ Make = Callable[[], sqlite3.Connection]
 
 
 def fold_sweep(connection: sqlite3.Connection, sweep: SweepBuilder) -> None:
-    for path in sweep.paths.journals():
-        fold.fold_journal(connection, sweep.sweep, sweep.paths.root, path, clock=time.time, is_time_up=lambda: False)
+    root, paths = sweep.paths.root, sweep.paths.journals()
+    folded = fold.fold_journals(connection, sweep.sweep, root, paths, clock=time.time, is_time_up=lambda: False)
+    assert not folded.problems, folded.problems
 
 
 @pytest.fixture
