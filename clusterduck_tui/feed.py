@@ -244,7 +244,8 @@ class Feed(threading.Thread):
         elif interest.sweep is None:
             return
         elif interest.subject == "timeline":
-            lanes = history.lanes(connection, interest.sweep, *interest.span, rows=interest.rows)
+            start, end = interest.span
+            lanes = history.lanes(connection, interest.sweep, start, end, rows=interest.rows, pieces=interest.pieces)
             self._post(LanesRead(interest.sweep, lanes, interest.rows, interest.span))
         elif interest.subject == "run" and interest.run is not None:
             self._run(connection, interest.sweep, interest.run)

@@ -46,6 +46,7 @@ class Interest:
         listing: which runs are listed, in which order.
         rows: the first row that is wanted, and the one behind the last: of the listing, or of the timeline's slots.
         span: the time that is wanted of these slots.
+        pieces: how many pieces of it can be told apart.
     """
 
     subject: str
@@ -54,6 +55,7 @@ class Interest:
     listing: Listing | None = None
     rows: tuple[int, int] = (0, 0)
     span: Span = ALL_TIME
+    pieces: int | None = None
 
 
 class Fresh(Message):

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import statistics
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from clusterduck.ledger import times
 from clusterduck.ledger.answers import Act
+from clusterduck.ledger.schema import IN_TROUBLE
 
 #: So many of the latest completed runs tell how long one takes.
 _TYPICAL_OF = 200
 
 #: At most so many bars are read for one picture.
 MOST_BARS = 200_000
+
+#: A slot with more than so many attempts for each piece of a picture is not read whole. With fewer it is: to look for
+#: two in their indexes takes as long as to read so many.
+_MANY = 6
+
+#: After any time there is, as text.
+_LATER = "~"
 
 _SECONDS = "(julianday({0}) - 2440587.5) * 86400.0"
 
@@ -112,7 +122,9 @@ def lanes(
     sweep: str,
     start: float | None = None,
     end: float | None = None,
+    *,
     rows: tuple[int, int] | None = None,
+    pieces: int | None = None,
 ) -> list[Lane]:
     """Every slot that the sweep ever had, in the order in which their agents began, with the attempts in it.
 
@@ -122,6 +134,8 @@ def lanes(
         start: leave out attempts that ended before.
         end: leave out attempts that began later.
         rows: the first of the slots that get their attempts, and the one behind the last; None: all get them.
+        pieces: for a picture in which no more than so many pieces of this time can be told apart: a slot with many
+            attempts in most of them gets the last one that began in each, and the last in trouble; None: all of them.
     """
     agents = _all(
         connection,
@@ -131,6 +145,7 @@ def lanes(
         f"ORDER BY started_at, batch, restart, node",
         [sweep],
     )
+    stretch = _Stretch(start, end, _ticks(agents, start, end, pieces) if agents and pieces else ())
     room = MOST_BARS
     found: list[Lane] = []
     for agent in agents:
@@ -138,21 +153,38 @@ def lanes(
         for slot in range(agent["slots"]):
             key = (agent["batch"], agent["restart"], agent["node"], slot)
             is_wanted = rows is None or rows[0] <= len(found) < rows[1]
-            bars = _bars(connection, sweep, key, (start, end), room) if is_wanted else ()
+            bars = _bars(connection, sweep, key, stretch, room) if is_wanted else ()
             room -= len(bars)
             found.append(Lane(*key, agent["host"], agent["start"], its_end, tuple(bars)))
     return found
+
+
+class _Stretch(NamedTuple):
+    """The time that is wanted; and where its pieces end, if not all attempts are."""
+
+    start: float | None
+    end: float | None
+    ticks: Sequence[str]
+
+
+def _ticks(agents: Sequence[sqlite3.Row], start: float | None, end: float | None, pieces: int) -> list[str]:
+    """The ends of the pieces of this time, and its start."""
+    low = min(agent["start"] for agent in agents) if start is None else start
+    high = max(time.time() if agent["state"] == "RUNNING" else agent["heard"] for agent in agents)
+    high = high if end is None else min(high, end)
+    ticks = [times.to_text(low + (high - low) * piece / pieces) for piece in range(pieces + 1)]
+    return [*ticks[:-1], _LATER if end is None else times.to_text(end)]
 
 
 def _bars(
     connection: sqlite3.Connection,
     sweep: str,
     slot: tuple[str, int, int, int],
-    span: tuple[float | None, float | None],
+    stretch: _Stretch,
     limit: int,
 ) -> Sequence[Bar]:
     """The attempts in a slot, the first one first. One at a time is in it, so one at most reaches across ``start``."""
-    start, end = span
+    start, end, ticks = stretch
     where = "sweep = ? AND batch = ? AND restart = ? AND node = ? AND slot = ?"
     condition, values = f"{where} AND started_at IS NOT NULL", [sweep, *slot]
     if end is not None:
@@ -160,16 +192,31 @@ def _bars(
         values.append(times.to_text(end))
     if start is not None:
         condition += (
-            " AND (ended_at IS NULL OR ended_at > ?) AND started_at >= "  # noqa: S608
-            f"coalesce((SELECT max(started_at) FROM attempt WHERE {where} AND started_at <= ?), '')"
+            f" AND started_at >= coalesce((SELECT max(started_at) FROM attempt WHERE {where} AND started_at <= ?), '')"  # noqa: S608
         )
-        values += [times.to_text(start), sweep, *slot, times.to_text(start)]
-    rows = connection.execute(
+        values += [sweep, *slot, times.to_text(start)]
+    if ticks and _are_more(connection, condition, values, _MANY * len(ticks)):
+        last = (
+            f"SELECT (SELECT max(started_at) FROM attempt INDEXED BY {{}} WHERE {where} AND {{}} "  # noqa: S608
+            "AND started_at < tick.value) FROM json_each(?) AS tick"
+        )
+        picked = f"{last.format('attempt_by_slot', '1')} UNION {last.format('attempt_in_trouble', IN_TROUBLE)}"
+        condition = f"{where} AND started_at IN ({picked})"
+        values = [sweep, *slot, *[sweep, *slot, json.dumps(ticks)] * 2]
+    elif start is not None:
+        condition += " AND (ended_at IS NULL OR ended_at > ?)"
+        values.append(times.to_text(start))
+    return connection.execute(
         f"SELECT run, number, state, {_SECONDS.format('started_at')}, {_SECONDS.format('ended_at')} "  # noqa: S608
         f"FROM attempt WHERE {condition} ORDER BY started_at LIMIT ?",
         [*values, max(0, limit)],
     ).fetchall()
-    return rows
+
+
+def _are_more(connection: sqlite3.Connection, condition: str, values: Sequence[Any], than: int) -> bool:
+    """Whether so many attempts are meant, which an index tells."""
+    sql = f"SELECT 1 FROM attempt WHERE {condition} LIMIT 1 OFFSET ?"  # noqa: S608
+    return bool(connection.execute(sql, [*values, than]).fetchall())
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,9 @@ APPLICATION_ID = 0x636C646B
 
 Step = Callable[["Database"], None]
 
+#: The attempts that came to neither a good end nor none yet, as an index of them alone has it.
+IN_TROUBLE = "state NOT IN ('COMPLETED', 'RUNNING', 'PENDING')"
+
 #: All indexes but those that come with the tables' keys. One that is altered here takes a new step, which may be empty.
 INDEXES = {
     "run_by_state": "run(sweep, state, number)",
@@ -38,7 +41,8 @@ INDEXES = {
     "run_by_reason": "run(sweep, reason, number) WHERE reason IS NOT NULL",
     "run_by_host": "run(sweep, host, slot, number) WHERE host IS NOT NULL",
     "attempt_open": "attempt(sweep, batch, restart, node, slot) WHERE reported = 0",
-    "attempt_by_slot": "attempt(sweep, batch, restart, node, slot, started_at)",
+    "attempt_by_slot": "attempt(sweep, batch, restart, node, slot, started_at, ended_at, state, run, number)",
+    "attempt_in_trouble": f"attempt(sweep, batch, restart, node, slot, started_at) WHERE {IN_TROUBLE}",
     "batch_alive": "batch(sweep) WHERE state IN ('PENDING', 'RUNNING')",
     "agent_alive": "agent(sweep, batch) WHERE state = 'RUNNING'",
     "act_by_sweep": "act(sweep, kind, batch)",
@@ -170,8 +174,18 @@ def _plans(db: Database, sweep: str) -> Iterator[Plan]:
             yield part
 
 
+def _attempts_by_slot(db: Database) -> None:
+    """An index that has all that the timeline shows, and one of the attempts in trouble."""
+
+
 #: Schema version n is what the first n steps make.
-STEPS: tuple[Step, ...] = (_first_tables, _drained_agents_and_folders_set_aside, _slots_over_time, _overrides_by_key)
+STEPS: tuple[Step, ...] = (
+    _first_tables,
+    _drained_agents_and_folders_set_aside,
+    _slots_over_time,
+    _overrides_by_key,
+    _attempts_by_slot,
+)
 
 
 def version(connection: sqlite3.Connection) -> int:

@@ -1,7 +1,8 @@
 """Slot occupancy over time as a Gantt chart: rows are slots, bars are runs, and idle gaps stand out.
 
-The attempts of the slots in view are known, and of those around, for the stretch of time in view and as much on each
-side; what comes near is asked for. A row is kept as it was painted until something in it can look otherwise.
+The attempts of the slots in view are known, and of those around, for the stretch of time in view and half as much on
+each side; what comes near is asked for. Where a column holds many of one slot, not all of them are known. A row is kept
+as it was painted until something in it can look otherwise.
 """
 
 from __future__ import annotations
@@ -120,14 +121,19 @@ class TimelineChart(ScrollView, can_focus=True):
         top = round(self.scroll_offset.y) // AROUND * AROUND
         return max(0, top - AROUND), top + (self.size.height // AROUND + 2) * AROUND
 
-    def span_wanted(self) -> Span:
-        """The time to read: what is in view and as much on each side, in steps, so that panning asks seldom."""
+    def span_wanted(self) -> tuple[Span, int]:
+        """The time to read: what is in view and half as much on each side, in steps, so that panning asks seldom.
+
+        And the pieces of it that can be told apart: two to a column, so that one is whole wherever columns begin.
+        """
+        pieces = 2 * max(1, self.size.width - NAME)
         if self._window is None:
-            return ALL_TIME
+            return ALL_TIME, pieces
         low, high = self.window
-        length = high - low
-        end = None if self._live else (high // length + 2) * length
-        return Span((low // length - 1) * length, end)
+        step = (high - low) / 2
+        first, last = low // step - 1, high // step + 2
+        end = None if self._live else last * step
+        return Span(first * step, end), round(pieces * (last - first) / 2)
 
     def pass_time(self) -> None:
         """The time has gone on: paint anew if that can be seen."""

@@ -59,7 +59,8 @@ class Timeline(View):
     def interest(self) -> Interest:
         """The slots around the screen, for the time around what is in view."""
         chart = self.part("chart", TimelineChart)
-        wanted = Interest(self.subject, self.known.chosen, rows=chart.rows_wanted(), span=chart.span_wanted())
+        rows, (span, pieces) = chart.rows_wanted(), chart.span_wanted()
+        wanted = Interest(self.subject, self.known.chosen, rows=rows, span=span, pieces=pieces)
         self._asked = wanted
         return wanted
 

@@ -229,8 +229,11 @@ def kept_counts(connection: sqlite3.Connection, sweep: str) -> dict[str, int]:
 
 
 def make_older(connection: sqlite3.Connection) -> None:
-    """Have a ledger as the version before the last change of its schema left it, with indexes that were not there."""
+    """Have a ledger as an older version left it, with indexes that were not there."""
+    connection.execute("DROP INDEX attempt_in_trouble")
+    connection.execute("DROP INDEX attempt_by_slot")
+    connection.execute("CREATE INDEX attempt_by_slot ON attempt(sweep, batch, restart, node, slot, started_at)")
     connection.execute("DROP TABLE override_part")
     connection.execute("UPDATE override_key SET runs = runs + 5")
-    connection.execute("DELETE FROM _sqlite_migrations WHERE name = '_overrides_by_key'")
+    connection.execute("DELETE FROM _sqlite_migrations WHERE name IN ('_overrides_by_key', '_attempts_by_slot')")
     schema.set_meta(connection, "schema_version", 3)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from dashboards import Open, make_live
 from journals_builder import SweepBuilder
 
+from clusterduck.ledger import history
 from clusterduck.ledger.history import Lane
+from clusterduck.ledger.replica import Replica
 from clusterduck_tui.messages import ALL_TIME
 from clusterduck_tui.widgets.chart import TimelineChart, lane_cells
 
@@ -32,6 +35,33 @@ def test_a_runs_number_does_not_stand_behind_another_ones_letter() -> None:
     lane = Lane("0-0", 0, 0, 0, "node1", 5.0, 20.0, bars)
     cells = lane_cells(lane, (0.0, 20.0), 20, ALL_TIME)
     assert "".join(cell for cell, _ in cells) == "     ░░░░░FR16──────"
+
+
+@pytest.mark.parametrize("columns", [9, 10])
+def test_a_slot_of_which_not_all_attempts_are_read_looks_the_same(
+    tmp_path: Path, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    built = SweepBuilder(tmp_path)
+    built.write_all(runs=1200, batches=1)  # 300 to a slot
+    with Replica.open(built.ledger) as replica:
+        replica.catch_up()
+        whole = history.lanes(replica.connection, built.sweep)
+        first, last = whole[0].start, whole[0].end
+        assert last is not None
+        for start, end in ((None, None), (first + 50, last - 70)):
+            low, high = start or first, end or last
+            some = history.lanes(replica.connection, built.sweep, start, end, pieces=2 * columns)
+            for every, its in zip(whole, some, strict=True):
+                assert 10 < len(its.bars) < 5 * columns < len(every.bars)
+                window = (low, high)
+                assert lane_cells(its, window, columns, ALL_TIME) == lane_cells(every, window, columns, ALL_TIME)
+                elsewhere = (low + (high - low) * 0.02, high)  # other columns: another run stands for some of them
+                cells = [
+                    "".join(cell for cell, _ in lane_cells(one, elsewhere, columns, ALL_TIME)) for one in (its, every)
+                ]
+                assert cells[0] == cells[1]
 
 
 async def test_a_long_override_shows_its_value_on_a_card(project: Path, opened: Open) -> None:
