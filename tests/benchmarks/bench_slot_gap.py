@@ -27,14 +27,16 @@ APP = Path(__file__).with_name("noop_app.py")
 
 def gaps(folder: Path, runs: int, prefetch: str, seconds: float) -> list[float]:
     """Seconds from the end of one run's process, when a pipe that it holds is closed, to the next one's first line."""
-    pipe = folder / "times"
-    os.mkfifo(pipe)
+    pipes = [folder / "times" / str(run) for run in range(runs)]
+    pipes[0].parent.mkdir()
+    for pipe in pipes:
+        os.mkfifo(pipe)
     begun: list[float] = []
     ended: list[float] = []
 
     def listen() -> None:
-        for _ in range(runs):
-            with pipe.open() as lines:  # until one run opens it
+        for pipe in pipes:
+            with pipe.open() as lines:  # until the run opens it
                 begun.append(float(lines.readline()))
                 lines.read()  # until its process is gone
                 ended.append(time.time())
@@ -43,7 +45,7 @@ def gaps(folder: Path, runs: int, prefetch: str, seconds: float) -> list[float]:
     listener.start()
     command = [sys.executable, str(APP), "--multirun", f"+x=range({runs})", "hydra/launcher=clusterduck_local"]
     options = [f"hydra.launcher.prefetch={prefetch}", "hydra.launcher.wait_for_completion=true"]
-    environ = {"CLUSTERDUCK_BENCHMARK_TIMES": str(pipe), "CLUSTERDUCK_BENCHMARK_SECONDS": str(seconds)}
+    environ = {"CLUSTERDUCK_BENCHMARK_TIMES": str(pipes[0].parent), "CLUSTERDUCK_BENCHMARK_SECONDS": str(seconds)}
     subprocess.run(
         [*command, *options, f"hydra.sweep.dir={folder}/out"],
         cwd=folder,

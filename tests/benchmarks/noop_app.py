@@ -1,7 +1,7 @@
 """A run that does nothing, for benchmarks: what a launcher adds is all that is left.
 
-With ``CLUSTERDUCK_BENCHMARK_TIMES`` it writes when its function begins into that named pipe, which it then holds open
-until its process is gone; with ``CLUSTERDUCK_BENCHMARK_SECONDS`` it sleeps so long.
+With ``CLUSTERDUCK_BENCHMARK_TIMES`` it writes when its function begins into the named pipe of its number in that
+folder, which it then holds open until its process is gone; with ``CLUSTERDUCK_BENCHMARK_SECONDS`` it sleeps so long.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
@@ -19,10 +20,11 @@ from omegaconf import DictConfig
 
 @hydra.main(version_base=None)
 def main(cfg: DictConfig) -> int:
-    pipe = os.environ.get("CLUSTERDUCK_BENCHMARK_TIMES")
-    if pipe:
-        now = time.time()
-        os.write(os.open(pipe, os.O_WRONLY), f"{now:.6f}\n".encode())  # never closed: the end of the process does
+    now = time.time()
+    pipes = os.environ.get("CLUSTERDUCK_BENCHMARK_TIMES")
+    if pipes:
+        pipe = os.open(Path(pipes, str(HydraConfig.get().job.num)), os.O_WRONLY)
+        os.write(pipe, f"{now:.6f}\n".encode())  # never closed: the end of the process does
     time.sleep(float(os.environ.get("CLUSTERDUCK_BENCHMARK_SECONDS", "0")))
     return 0
 
