@@ -10,7 +10,7 @@ import json
 import re
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 from clusterduck.errors import ConfigError, NotFoundError
@@ -60,6 +60,7 @@ SORTS = {
     "duration_s": "duration_s",
     "return_value": "return_number",
     "host": "host",
+    "reason": "reason",
 }
 
 #: The sweep that was begun last.
@@ -75,29 +76,15 @@ class Cursor(NamedTuple):
 
 @dataclass(frozen=True)
 class Filter:
-    """Which runs are meant; all that is given must hold.
-
-    Attributes:
-        states: any of these; empty means all.
-        host: where its attempt ran.
-        batch: its job.
-    """
+    """Which runs are meant: those in any of these states; empty means all."""
 
     states: Collection[str] = ()
-    host: str | None = None
-    batch: str | None = None
 
     def where(self, sweep: str) -> tuple[str, list[Any]]:
         """The filter as SQL, and its values."""
-        parts, values = ["sweep = ?"], [sweep]
-        if self.states:
-            parts.append(f"state IN ({','.join('?' * len(self.states))})")
-            values += [str(state) for state in self.states]
-        for column, wanted in (("host", self.host), ("batch", self.batch)):
-            if wanted is not None:
-                parts.append(f"{column} = ?")
-                values.append(wanted)
-        return " AND ".join(parts), values
+        if not self.states:
+            return "sweep = ?", [sweep]
+        return f"sweep = ? AND state IN ({','.join('?' * len(self.states))})", [sweep, *map(str, self.states)]
 
 
 EVERY_RUN = Filter()
@@ -263,7 +250,7 @@ def runs(
             f"SELECT {_RUN_COLUMNS} FROM run WHERE {where} AND {is_rest}{condition} ORDER BY number {way} LIMIT ?",  # noqa: S608
             [*values, *more, _limit(limit, len(rows))],
         )
-    return [_run(row) for row in rows]
+    return _runs(connection, sweep_id, rows)
 
 
 def cursor(run_: Run, sort: str = "number") -> Cursor:
@@ -291,14 +278,14 @@ def run(connection: sqlite3.Connection, sweep_id: str, number: int) -> Run:
     if not found:
         total = sweep(connection, sweep_id).runs
         raise NotFoundError(f"Sweep {sweep_id} has no run {number}; it has {total} (from 0).")
-    return _run(found[0])
+    return _runs(connection, sweep_id, found)[0]
 
 
 def runs_numbered(connection: sqlite3.Connection, sweep_id: str, numbers: Sequence[int]) -> list[Run]:
     """The runs of these numbers, a few hundred at most, in the order of their numbers."""
     marks = ",".join("?" * len(numbers))
     sql = f"SELECT {_RUN_COLUMNS} FROM run WHERE sweep = ? AND number IN ({marks}) ORDER BY number"  # noqa: S608
-    return [_run(row) for row in _all(connection, sql, [sweep_id, *numbers])]
+    return _runs(connection, sweep_id, _all(connection, sql, [sweep_id, *numbers]))
 
 
 def attempts(connection: sqlite3.Connection, sweep_id: str, number: int) -> list[AttemptInfo]:
@@ -430,3 +417,24 @@ def _run(row: sqlite3.Row) -> Run:
     for place, read in _RUN_READERS:
         values[place] = read(values[place])
     return Run(*values)
+
+
+def _runs(connection: sqlite3.Connection, sweep_id: str, rows: Sequence[sqlite3.Row]) -> list[Run]:
+    """Runs; for those that wait because they were put back by no person, the reason is why."""
+    found = [_run(row) for row in rows]
+    again = {
+        one.number: place
+        for place, one in enumerate(found)
+        if one.attempt > 1 and one.state == State.PENDING.value and one.reason is None
+    }
+    if again:
+        for number, attempt, reason in _all(
+            connection,
+            "SELECT run, attempt, reason FROM act WHERE sweep = ? AND kind = 'requeue' AND run BETWEEN ? AND ? "
+            "AND json_extract(detail, '$.kind') != 'person' ORDER BY at DESC",
+            [sweep_id, min(again), max(again)],
+        ):
+            place = again.get(number)
+            if place is not None and found[place].attempt == attempt:
+                found[place] = replace(found[place], reason=reason)
+    return found
