@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from faulty_fs import FaultyFileSystem, Rule
 from faulty_sweep import FaultySweep
 
 from clusterduck.events import AgentStarted, AttemptEnded, Heartbeat
+from clusterduck.ledger import heard, queries
 from clusterduck.ledger.times import to_seconds
 from clusterduck.result import read_job_return, read_report
 
@@ -48,6 +50,33 @@ def test_the_clock_jumps(sweep: FaultySweep, hours: int) -> None:
     (begun,) = sweep.events(AgentStarted)
     beats = [beat.time for beat in sweep.events(Heartbeat)]
     assert beats == sorted(beats) and all(0 <= beat - begun.time < 300 for beat in beats)
+
+
+@pytest.mark.parametrize("hours", [25, -25])
+def test_the_clock_is_not_that_of_who_looks(sweep: FaultySweep, hours: int) -> None:
+    """Nobody takes the agent for dead, and its runs end as they would have."""
+    sweep.plan("waits", "waits", "fails_once")
+    sweep.faults.fail(Rule("clock", "/clock", 3600 * hours, how="jump"))
+    sweep.start(max_retries=1, retry_on=["FAILED"], timeout_min=60)
+    sweep.until_begun(0, 1)
+    sweep.until(lambda: {sweep.row(run)[0] for run in (0, 1)} == {"RUNNING"}, "both begins are folded")
+    assert sweep.faults.hits()
+    assert sweep.replica is not None
+    connection = sweep.replica.connection
+    (agent,) = heard.corrected(connection, queries.agents(connection, sweep.sweep.sweep))
+    assert agent.seen_at is not None and abs(time.time() - to_seconds(agent.seen_at)) < 60
+    assert abs(time.time() + 3600 * hours - to_seconds(agent.started_at)) < 300
+    looked = status(sweep, is_well=True)
+    assert looked.returncode == 0 and "RUNNING" in looked.stdout.upper(), looked.stdout + looked.stderr
+    sweep.go()
+    assert sweep.until_over() == 1  # since an attempt failed, as it would have
+    sweep.check_runs(2)
+    sweep.check_loop()
+    sweep.check_ledger()
+    query = "SELECT duration_s, started_at, ended_at FROM attempt"
+    for duration_s, started_at, ended_at in connection.execute(query).fetchall():
+        assert 0 <= duration_s < 300
+        assert to_seconds(started_at) <= to_seconds(ended_at)
 
 
 @pytest.mark.parametrize("error", [errno.ENOLCK, errno.ENOSYS])
@@ -196,11 +225,11 @@ def result_written(folder: Path, faults: FaultyFileSystem, stalled_s: float, pic
     return done.stdout.strip()
 
 
-def status(sweep: FaultySweep) -> subprocess.CompletedProcess[str]:
-    """What somebody sees who looks from this node."""
+def status(sweep: FaultySweep, *, is_well: bool = False) -> subprocess.CompletedProcess[str]:
+    """What somebody sees who looks from this node, or from one that is well."""
     return subprocess.run(
         [sys.executable, "-m", "clusterduck.cli.main", "status", "--ledger", str(sweep.ledger)],
-        env={**os.environ, **sweep.faults.environ},
+        env={**os.environ, **({} if is_well else sweep.faults.environ)},
         capture_output=True,
         text=True,
         timeout=60,
