@@ -97,23 +97,32 @@ def states_of(options: argparse.Namespace) -> list[str]:
 def _sorted_runs(view: View, sweeps: Sequence[str], matching: Filter, options: argparse.Namespace) -> list[Run]:
     """The runs in the order asked for, at most as many as asked for; sorted by the ledger wherever it can."""
     sort = _SHORT.get(options.sort, options.sort)
-    if sort in SORTS:
-        found = [
-            run
-            for sweep in sweeps
-            for run in queries.runs(
-                view.connection, sweep, matching, sort=sort, descending=options.reverse, limit=options.limit
-            )
-        ]
-        if sort == "number" or len(sweeps) < 2:  # sweeps in their order, the newest first
-            return with_reasons(view, found[: options.limit])
-    elif sort == "reason":
-        found = [run for sweep in sweeps for run in queries.runs(view.connection, sweep, matching)]
-    else:
+    if sort not in SORTS:
         return _by_override(view, sweeps, matching, options)
-    found = with_reasons(view, found)
-    column = SORTS.get(sort, sort)
-    return in_order(found, lambda run: getattr(run, column), options.reverse)[: options.limit]
+    vain = _in_vain(view, sweeps, matching) if sort == "reason" else {}
+    limit = None if options.limit is None else options.limit + len(vain)
+    found = [
+        run
+        for sweep in sweeps
+        for run in queries.runs(view.connection, sweep, matching, sort=sort, descending=options.reverse, limit=limit)
+    ]
+    if sort == "number" or (len(sweeps) < 2 and not vain):  # sweeps in their order, the newest first
+        return with_reasons(view, found[: options.limit])
+    known = {(run.sweep, run.number) for run in found}
+    found += [run for place, run in vain.items() if place not in known]
+    column = SORTS[sort]
+    return in_order(with_reasons(view, found), lambda run: getattr(run, column), options.reverse)[: options.limit]
+
+
+def _in_vain(view: View, sweeps: Sequence[str], matching: Filter) -> dict[tuple[str, int], Run]:
+    """The runs whose reason is not the ledger's: those that wait, and that no job will take."""
+    if matching.states and State.PENDING.value not in matching.states:
+        return {}
+    numbers: dict[str, list[int]] = {}
+    for sweep, number in standing.neglected(view.connection, sweeps, view.jobs):
+        numbers.setdefault(sweep, []).append(number)
+    runs = (run for sweep, its in numbers.items() for run in _numbered(view, sweep, its))
+    return {(run.sweep, run.number): run for run in runs}
 
 
 def _by_override(view: View, sweeps: Sequence[str], matching: Filter, options: argparse.Namespace) -> list[Run]:
@@ -127,11 +136,9 @@ def _by_override(view: View, sweeps: Sequence[str], matching: Filter, options: a
     terms = (Term("state", ",".join(matching.states)),) if matching.states else ()
     limit = options.limit if len(kinds) == 1 else None  # else a sweep's own order says little about that of all
     for sweep in sweeps:
-        numbers = order(view.connection, Listing(sweep, terms, f"={key}", options.reverse))[:limit]
-        for first in range(0, len(numbers), 500):
-            part = list(numbers[first : first + 500])
-            by_number = {run.number: run for run in queries.runs_numbered(view.connection, sweep, part)}
-            found += [by_number[number] for number in part if number in by_number]
+        found += _numbered(
+            view, sweep, order(view.connection, Listing(sweep, terms, f"={key}", options.reverse))[:limit]
+        )
     if found and not kinds:
         raise ConfigError(
             f"Runs cannot be sorted by {key!r}: by run, state, attempt, return_value, started, ended, duration, host, "
@@ -146,6 +153,16 @@ def _by_override(view: View, sweeps: Sequence[str], matching: Filter, options: a
 
         found = in_order(found, value, options.reverse)
     return with_reasons(view, found[: options.limit])
+
+
+def _numbered(view: View, sweep: str, numbers: Sequence[int]) -> list[Run]:
+    """The runs of these numbers, in this order."""
+    found = []
+    for first in range(0, len(numbers), 500):
+        part = list(numbers[first : first + 500])
+        by_number = {run.number: run for run in queries.runs_numbered(view.connection, sweep, part)}
+        found += [by_number[number] for number in part if number in by_number]
+    return found
 
 
 def with_reasons(view: View, runs: Sequence[Run]) -> list[Run]:

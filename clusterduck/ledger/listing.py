@@ -23,7 +23,7 @@ from clusterduck.ledger.tables import storable
 from clusterduck.model import FAILED_STATES, State
 
 #: Columns by which a list can be ordered besides ``SORTS``.
-_MORE_SORTS = {"reason": "reason", "slot": "host, slot"}
+_MORE_SORTS = {"slot": "host, slot"}
 
 #: Columns of which most runs share one value.
 _FEW_VALUES = ("state", "attempt")
@@ -50,7 +50,7 @@ class Listing:
     Attributes:
         sweep: the sweep's id.
         terms: all of them must hold.
-        sort: one of ``SORTS``, ``reason``, ``slot``, or ``=`` and the key of an override.
+        sort: one of ``SORTS``, ``slot``, or ``=`` and the key of an override.
         descending: the largest first; runs without a value come last either way.
     """
 

@@ -76,7 +76,6 @@ def pages(connection: sqlite3.Connection, sweep: queries.Sweep) -> dict[str, Que
         "order by number": lambda: listing.order(connection, listing.Listing(sweep.id)),
         "how many failed": lambda: queries.count_runs(connection, sweep.id, Filter(states=["FAILED"])),
         "page of failed": lambda: queries.runs(connection, sweep.id, Filter(states=["FAILED"]), limit=100),
-        "page of a node": lambda: queries.runs(connection, sweep.id, Filter(host="node3"), limit=100),
     }
     for sort in queries.SORTS:
         for way in (False, True):

@@ -159,6 +159,11 @@ def test_a_run_that_no_job_will_take_says_why_and_what_to_do(own: Project) -> No
     rows = own.json("runs", "--sweep", "cc")
     assert [row["reason"] for row in rows] == ["It ended FAILED.", None, why, why]
     assert [row["number"] for row in own.json("runs", "--sweep", "cc", "--sort", "reason")][1:] == [2, 3, 1]
+    by_reason = own.json("runs", "--sweep", "cc", "--sort", "reason")
+    assert own.json("runs", "--sweep", "cc", "--sort", "reason", "--limit", "2") == by_reason[:2]
+    assert own.json("runs", "--sweep", "cc", "--sort", "reason", "--failed") == [
+        row for row in by_reason if row["state"] in ("FAILED", "NODE_FAIL")
+    ]
     assert own.run("runs", "--sweep", "cc")[0].count(remedy) == 2
     assert own.json("show", "cc/2")[0]["reason"] == why
     shown, _ = own.run("show", "cc/2")

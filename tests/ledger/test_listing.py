@@ -207,7 +207,7 @@ def test_runs_planned_by_others_meanwhile_are_not_in_the_order_yet(
 def test_no_list_reads_a_table_from_end_to_end(connection: sqlite3.Connection) -> None:
     asked: list[str] = []
     connection.set_trace_callback(asked.append)
-    for sort in (*queries.SORTS, "reason", "slot", "=seed"):
+    for sort in (*queries.SORTS, "slot", "=seed"):
         order(connection, Listing(SWEEP, sort=sort))
     for words in ("state:failed,running", "node:node1", "batch:0-0", "seed=1", "convnet"):
         order(connection, Listing(SWEEP, parse_filter(words)))
