@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import hydra._internal.config_loader_impl
+from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.defaults_list import Overrides
 from omegaconf import Container, DictConfig, ListConfig
 from omegaconf.basecontainer import BaseContainer
@@ -88,7 +89,7 @@ class Composing:
                     return learned.config
             return compose(loader, defaults, repo)
 
-        with _in_place_of_hydras(create_defaults_list, compose_config):
+        with _in_place_of_hydras(create_defaults_list, compose_config), _sources_in_common():
             yield
 
 
@@ -180,6 +181,17 @@ def _record(found: dict[Any, _Learned]) -> Iterator[list[str]]:
 
     with _in_place_of_hydras(create_defaults_list, compose_config):
         yield asked
+
+
+@contextlib.contextmanager
+def _sources_in_common() -> Iterator[None]:
+    """Have copies of a repository of configs share its sources: Hydra copies it, and in it all that the ConfigStore
+    has, to set another list of sources."""
+    ConfigRepository.__deepcopy__ = lambda repository, _: copy.copy(repository)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        del ConfigRepository.__deepcopy__  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager

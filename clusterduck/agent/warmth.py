@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from clusterduck.agent.composing import Composing, worth_learning
+from clusterduck.agent.copying import quicken
 from clusterduck.launch import freeze, plain
 from clusterduck.launch.payload import Payload
 
@@ -32,6 +33,7 @@ def warm_up(payload: Payload) -> Composing:
     This is left out where it would read files: the fork server must not wait for a file system.
     """
     composing = Composing()
+    quicken()
     with contextlib.suppress(ImportError):  # Hydra imports it late, in every run
         importlib.import_module("hydra._internal.logging_config")
     side = plain_of(payload)
