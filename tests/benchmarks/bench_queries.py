@@ -23,18 +23,22 @@ from pathlib import Path
 
 from bench_dashboard import Existing, build, name_of
 
+from clusterduck import asking, standing
+from clusterduck.events import RUNS_PER_LINE
 from clusterduck.ledger import columns, history, listing, queries, times
 from clusterduck.ledger.queries import Filter
 from clusterduck.ledger.replica import Replica
 from clusterduck.paths import HIDDEN, LEDGER_NAME
+from clusterduck.reconcile import is_anything_open
 from clusterduck_tui.feed import HISTORY_S
-from clusterduck_tui.widgets.chart import AROUND
+from clusterduck_tui.widgets.chart import AROUND, NAME
 
 #: What a page or a figure may take, in milliseconds.
 LIMIT_MS = 20.0
 
-#: Rows of the timeline on a screen of 200x50.
+#: Rows of the timeline on a screen of 200x50, and the pieces of time that it asks for.
 SCREEN = 46
+PIECES = 2 * (200 - NAME)
 
 #: The sweep that :func:`write_different` makes up.
 DIFFERENT = "different"
@@ -55,6 +59,10 @@ def pages(connection: sqlite3.Connection, sweep: queries.Sweep) -> dict[str, Que
     )
     pending, running = sweep.counts["PENDING"], sweep.counts["RUNNING"]
     rows = (0, (SCREEN // AROUND + 2) * AROUND)
+
+    def timeline(its: str, start: float | None = None) -> object:
+        return history.lanes(connection, its, start, rows=rows, pieces=PIECES)
+
     asked: dict[str, Question] = {
         "sweeps": lambda: queries.sweeps(connection),
         "which sweep a word means": lambda: queries.resolve_sweep(connection, sweep.id),
@@ -66,13 +74,18 @@ def pages(connection: sqlite3.Connection, sweep: queries.Sweep) -> dict[str, Que
         "pace": lambda: history.pace(connection, sweep.id, pending, running, now),
         "occupancy": lambda: history.occupancy(connection, now),
         "keys that vary": lambda: queries.varying_keys(connection, sweep.id),
-        "timeline, last quarter of an hour": lambda: history.lanes(connection, sweep.id, now - 900, rows=rows),
-        "timeline, all of the time": lambda: history.lanes(connection, sweep.id, rows=rows),
+        "timeline, last quarter of an hour": lambda: timeline(sweep.id, now - 900),
+        "timeline, all of the time": lambda: timeline(sweep.id),
         "acts": lambda: history.acts(connection),
         "what happened": lambda: history.happenings(connection, sweep.id),
         "a run": lambda: queries.run(connection, sweep.id, sweep.runs // 2),
         "its attempts": lambda: queries.attempts(connection, sweep.id, sweep.runs // 2),
         "350 runs by number": lambda: queries.runs_numbered(connection, sweep.id, range(1000, 1350)),
+        "500 runs by state": lambda: listing.states_of(connection, sweep.id, range(500)),
+        "whether a job may live": lambda: is_anything_open(connection),
+        "runs whose jobs were cancelled": lambda: standing.interrupted(connection, sweep.id),
+        "jobs that were drained": lambda: standing.drained(connection, sweep.id),
+        "agents to be asked": lambda: asking.Agents(connection, sweep.id),
         "order by number": lambda: listing.order(connection, listing.Listing(sweep.id)),
         "how many failed": lambda: queries.count_runs(connection, sweep.id, Filter(states=["FAILED"])),
         "page of failed": lambda: queries.runs(connection, sweep.id, Filter(states=["FAILED"]), limit=100),
@@ -86,18 +99,23 @@ def pages(connection: sqlite3.Connection, sweep: queries.Sweep) -> dict[str, Que
 
 
 def write_different(connection: sqlite3.Connection, runs: int) -> None:
-    """The overrides of a sweep each of whose runs has a random number of its own, for as long as it is connected."""
+    """The overrides of a sweep whose runs each have a number and a name of their own, while it is connected."""
     connection.execute("CREATE TEMP TABLE override_key AS SELECT * FROM main.override_key WHERE 0")
     connection.execute("CREATE UNIQUE INDEX temp.different_key ON override_key(sweep, key)")
     connection.execute("CREATE TEMP TABLE override_part AS SELECT * FROM main.override_part WHERE 0")
     draw = random.Random(1)
-    plan = [(number, [f"x={draw.random()}"]) for number in range(runs)]
-    columns.write(connection, DIFFERENT, (plan[first : first + 300] for first in range(0, runs, 300)))
+    plan = [(number, [f"x={draw.random()}", f"name=run_{draw.random()}"]) for number in range(runs)]
+    columns.write(connection, DIFFERENT, (plan[at : at + RUNS_PER_LINE] for at in range(0, runs, RUNS_PER_LINE)))
 
 
 def wholes(connection: sqlite3.Connection, sweep: queries.Sweep) -> dict[str, Question]:
     """Questions that need all runs of the sweep."""
-    asked: dict[str, Question] = {"picture of the timeline in a file": lambda: history.lanes(connection, sweep.id)}
+    few = queries.sweeps(connection)[-1].id  # on 4 nodes
+    asked: dict[str, Question] = {
+        "picture of the timeline in a file": lambda: history.lanes(connection, sweep.id),
+        "timeline of 16 slots, all of the time": lambda: history.lanes(connection, few, rows=(0, 16), pieces=PIECES),
+        "runs that wait": lambda: queries.runs(connection, sweep.id, Filter(states=["PENDING"])),
+    }
     for sort in ("state", "attempt", "return_value", "duration_s", "host", "reason", "=lr"):
         asked[f"order by {sort}"] = lambda sort=sort: listing.order(connection, listing.Listing(sweep.id, sort=sort))  # type: ignore[misc]
     for words in ("state:failed", "node:node3", "batch:0-1", "lr=1e-3", "nan"):
@@ -105,6 +123,7 @@ def wholes(connection: sqlite3.Connection, sweep: queries.Sweep) -> dict[str, Qu
         asked[f"filter {words}"] = lambda terms=terms: listing.order(connection, listing.Listing(sweep.id, terms))  # type: ignore[misc]
     write_different(connection, sweep.runs)
     asked["order by an override, all different"] = lambda: columns.in_order(connection, DIFFERENT, "x")
+    asked["the same, all of them text"] = lambda: columns.in_order(connection, DIFFERENT, "name")
     return asked
 
 
