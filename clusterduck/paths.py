@@ -181,13 +181,11 @@ class LedgerPaths:
         for folder in (self.ledger.parent, self.sweeps):
             make_private_folder(folder)
             sharing.let_read(folder, readable_by)
-        with contextlib.suppress(FileExistsError), self.mark.open("x", encoding="ascii") as file:
-            file.write(f"{secrets.token_hex(16)}\n")
-            file.flush()
-        sharing.let_read(self.mark, readable_by)
-        ignore = self.ledger.parent / ".gitignore"
-        if self.ledger.parent.name == HIDDEN and not ignore.exists():
-            ignore.write_text("*\n", encoding="ascii")
+        group = sharing.reading_group(self.sweeps)
+        _make_file(self.mark, f"{secrets.token_hex(16)}\n", group)
+        sharing.let_read(self.mark, readable_by)  # it may have been there
+        if self.ledger.parent.name == HIDDEN:
+            _make_file(self.ledger.parent / ".gitignore", "*\n", group)
 
     def sweep_ids(self) -> list[str]:
         """Every sweep of the project, by listing one folder."""
@@ -352,6 +350,16 @@ class SweepPaths:
             if restart.isdecimal() and node.isdecimal():
                 found[AgentId(batch, int(restart), int(node))] = _journal_files(folder)
         return found
+
+
+def _make_file(path: Path, text: str, group: int | None) -> None:
+    """Make a small file, unless it is there, for the owner alone or also for a group that may read it."""
+    with contextlib.suppress(FileExistsError):
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "w", encoding="ascii") as file:
+            file.write(text)
+            file.flush()
+            sharing.let_read(path, group)
 
 
 def _subfolders(folder: Path) -> list[Path]:

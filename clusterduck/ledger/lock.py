@@ -55,7 +55,9 @@ def _take(path: Path, token: str) -> bool:
     """Make the lock: written beside and linked into place, so that it names its owner from its first instant."""
     beside = path.with_name(f"{path.name}.{token}")
     try:
-        beside.write_text(token, encoding="utf-8")
+        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(token)
         os.link(beside, path)
     except FileExistsError:
         return _owner(path) == token  # NFS may have carried out a request whose answer was lost

@@ -108,7 +108,7 @@ def _replace(replica: Replica, ledger: Path, token: str, anew: bool) -> bool:
     try:
         mine = _snapshot(replica, snapshot, known)
         _copy(snapshot, beside)
-        sharing.let_read(beside, sharing.reading_group(ledger.parent))
+        sharing.let_read(beside, sharing.reading_group(LedgerPaths(ledger).sweeps))
         newest = _published(ledger)
         if newest != known and not _is_newer(mine, newest, LedgerPaths(ledger), anew):
             return False  # somebody took us for dead, and was faster

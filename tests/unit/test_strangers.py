@@ -32,6 +32,7 @@ from clusterduck.export import export
 from clusterduck.inbox import Request
 from clusterduck.launch.register import ledger_for
 from clusterduck.ledger import queries
+from clusterduck.ledger.lock import hold
 from clusterduck.ledger.replica import Replica
 from clusterduck.model import AgentId, Attempt
 from clusterduck.paths import HIDDEN, LedgerPaths, require_ledger, require_own_up_to
@@ -108,7 +109,7 @@ def test_a_sweep_launched_with_any_umask_is_the_owner_s_alone(place: Path, share
     for folder in folders:
         assert as_stranger(lambda folder=folder: os.listdir(folder)) == "PermissionError"
         assert as_stranger(lambda folder=folder: (folder / "x").write_text("x")) == "PermissionError"
-    for path in [*logs, *(project / "out" / HIDDEN).rglob("*")]:
+    for path in [*logs, *(project / HIDDEN).rglob("*"), *(project / "out" / HIDDEN).rglob("*")]:
         info = path.lstat()
         assert stat.S_ISLNK(info.st_mode) or not info.st_mode & 0o077, path
     for log in logs:
@@ -118,6 +119,24 @@ def test_a_sweep_launched_with_any_umask_is_the_owner_s_alone(place: Path, share
         assert as_stranger(lambda path=path: os.open(path, os.O_RDWR)) == "PermissionError"
         assert as_stranger(path.unlink) == "PermissionError"
     assert (project / "out" / "0").stat().st_mode & 0o777 == 0o777, "what runs make has the user's own umask"
+
+
+def test_a_ledger_in_a_folder_that_others_may_read_is_the_owner_s_alone(
+    sweep: SweepBuilder, place: Path, shared_tmp: Path
+) -> None:
+    """With a name of the user's choice, in a folder that has the user's umask and group."""
+    ledger = place / "open" / "my.db"
+    ledger.parent.mkdir()
+    os.chown(ledger.parent, -1, STRANGER)
+    ledger.parent.chmod(0o2755)
+    with umask(0):
+        assert rebuild(ledger, [sweep.paths.sweep_dir]).published
+        with hold(ledger, 1.0) as token:
+            assert token is not None
+            made = {path.name: path.lstat().st_mode & 0o777 for path in ledger.parent.iterdir()}
+    assert made.keys() >= {"my.db", "my.db.id", "sweeps"} and len(made) == 4
+    assert all(not mode & 0o077 for mode in made.values()), made
+    assert as_stranger(ledger.read_bytes) == "PermissionError"
 
 
 # --- the temporary folder
