@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sqlite3
 from pathlib import Path
@@ -16,7 +17,8 @@ from clusterduck.events import AgentEnded, AttemptEnded, AttemptStarted
 
 def _send(number: signal.Signals, root: psutil.Process) -> None:
     for process in [root, *root.children(recursive=True)]:
-        process.send_signal(number)
+        with contextlib.suppress(psutil.NoSuchProcess):  # an agent that goes on ends what is below it
+            process.send_signal(number)
 
 
 def _told(ledger: Path) -> list[list[tuple[object, ...]]]:

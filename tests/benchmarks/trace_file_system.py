@@ -2,8 +2,8 @@
 
     python tests/benchmarks/trace_file_system.py [--slots 4]
 
-Prints, as a table: an agent per minute while its runs execute, what each run adds (its agent's calls and its own,
-Hydra's among them), and one publication of the ledger. Reads of Python's own modules are not counted.
+Prints, as a table: an agent per minute while its runs execute, what each run adds to that (its agent's calls and its
+own, Hydra's among them), and one publication of the ledger. Reads of Python's own modules are not counted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +33,9 @@ if __name__ == "__main__":
 #: From an agent's start to when nothing but its heartbeats is expected, and how long that is watched, in seconds.
 SETTLED_S, WATCHED_S = 15.0, 60.0
 
+#: How many runs a slot has more in one of two sweeps, whose difference tells what a run adds.
+ADDED = 10
+
 LINE = re.compile(r"^(?P<at>\d+\.\d+) (?P<call>\w+)\((?P<rest>.*)$")
 CHILD = re.compile(r"^\d+\.\d+ (?:<\.\.\. )?(?:clone3?|v?fork)\b.* = (?P<child>\d+)")
 WRITES = {"write", "pwrite64", "writev"}
@@ -42,8 +45,8 @@ WRITES = {"write", "pwrite64", "writev"}
 class Seen:
     """What processes of one kind asked of the file system."""
 
-    calls: Counter[str] = field(default_factory=Counter)
-    written: int = 0
+    calls: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    written: float = 0.0
 
     def add(self, call: str, rest: str) -> None:
         self.calls[call] += 1
@@ -52,7 +55,7 @@ class Seen:
             self.written += max(0, int(answer)) if answer.lstrip("-").isdecimal() else 0
 
     @property
-    def syncs(self) -> int:
+    def syncs(self) -> float:
         return self.calls["fsync"] + self.calls["fdatasync"]
 
 
@@ -62,6 +65,7 @@ class Trace:
 
     folder: Path
     sweep: str
+    agent_s: float = 0.0  # from the agent's first call to its last, once it was looked at what was seen
 
     def kinds(self) -> dict[str, str]:
         """Process or thread id -> what it belongs to."""
@@ -92,7 +96,9 @@ class Trace:
                 found = LINE.match(line)
                 if found:
                     lines.append((float(found["at"]), kinds[file.suffix[1:]], found["call"], found["rest"]))
-        began = min((at for at, kind, _, _ in lines if kind == "agent"), default=0.0)
+        began, self.agent_s = 0.0, 0.0
+        if ats := [at for at, kind, _, _ in lines if kind == "agent"]:
+            began, self.agent_s = min(ats), max(ats) - min(ats)
         result: dict[str, Seen] = {}
         for at, kind, call, rest in lines:
             if self.sweep in rest and (window is None or window[0] <= at - began < window[1]):
@@ -138,10 +144,10 @@ def row(what: str, seen: Seen, per: float = 1.0) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def difference(more: Seen, less: Seen) -> Seen:
-    """What there is more of."""
-    calls = Counter({call: more.calls[call] - less.calls[call] for call in more.calls})
-    return Seen(calls, more.written - less.written)
+def difference(more: Seen, less: Seen, times: float = 1.0) -> Seen:
+    """What there is more of than so many times as much."""
+    calls = {call: more.calls[call] - times * less.calls[call] for call in {*more.calls, *less.calls}}
+    return Seen(defaultdict(float, calls), more.written - times * less.written)
 
 
 def main() -> None:
@@ -152,9 +158,12 @@ def main() -> None:
     base = Path(tempfile.mkdtemp(prefix="duck-trace-"))
     try:
         long = trace(base / "long", options.slots, SETTLED_S + WATCHED_S + 15, options.slots)
-        few = trace(base / "few", options.slots, 0, options.slots).seen()
-        many = trace(base / "many", 5 * options.slots, 0, options.slots).seen()
+        few = trace(base / "few", options.slots, 0, options.slots)
+        many = trace(base / "many", (1 + ADDED) * options.slots, 0, options.slots)
         quiet = long.seen((SETTLED_S, SETTLED_S + WATCHED_S))
+        runs = difference(many.seen()["run"], few.seen()["run"])
+        agent = difference(many.seen()["agent"], few.seen()["agent"])
+        agent = difference(agent, quiet["agent"], (many.agent_s - few.agent_s) / WATCHED_S)
         published = base / "published"
         published.mkdir()
         ledger = base / "many" / ".clusterduck" / "ledger.db"
@@ -166,13 +175,13 @@ def main() -> None:
         publication = Trace(published, str(base / "many") + "/").seen()
     finally:
         shutil.rmtree(base)
-    added = 4 * options.slots
+    added = ADDED * options.slots
     print("| what | calls | opens | looks at names | listings | bytes written | fsyncs |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    print(row(f"an agent with {options.slots} busy slots, per minute", quiet.get("agent", Seen())))
+    print(row(f"an agent with {options.slots} busy slots, per minute", quiet["agent"]))
     print(row("their runs in that minute", quiet.get("run", Seen())))
-    print(row("each run: by its agent", difference(many["agent"], few["agent"]), added))
-    print(row("each run: by itself, Hydra's own files included", difference(many["run"], few["run"]), added))
+    print(row("each run: by its agent", agent, added))
+    print(row("each run: by itself, Hydra's own files included", runs, added))
     print(row(f"one publication of a ledger of {size // 1000} kB", publication["publisher"]))
 
 
