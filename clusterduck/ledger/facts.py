@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from json.encoder import encode_basestring_ascii
 from typing import Any
 
 from clusterduck import events
@@ -91,7 +92,7 @@ class _Facts:
             if run.overrides is not None:
                 continue  # found a second time
             run.launch = event.launch
-            run.overrides = json.dumps(texts)
+            run.overrides = f"[{', '.join(map(encode_basestring_ascii, texts))}]"  # as dumps, in half the time
             new.append((number, texts))
         self._changes.newly_planned += len(new)
         self._changes.plans.append(new)
@@ -226,11 +227,11 @@ class _Facts:
 
     def _attempt(self, run: int, number: int, of_agent: AgentRow | None = None) -> AttemptRow | None:
         """The attempt's row; None if another agent says that the attempt is its own, and is the one that counts."""
-        agent = self._agent() if of_agent is None else of_agent
+        agent = of_agent or self._row or self._agent()
         row = self._changes.attempts.change(run, number)
-        owner = (agent.restart, agent.batch, agent.node)
-        if (row.restart, row.batch, row.node) == owner:
+        if row.batch == agent.batch and row.restart == agent.restart and row.node == agent.node:
             return row
+        owner = (agent.restart, agent.batch, agent.node)
         if row.batch is not None:
             if owner < (row.restart or 0, row.batch, row.node or 0):
                 return None

@@ -268,10 +268,12 @@ def _samples(changes: Changes) -> None:
     """Add readings, and drop all but the latest of each slot."""
     db, sweep = changes.connection, changes.sweep
     for place, readings in changes.samples.items():
+        by_time = {reading[0]: reading for reading in readings}
+        latest = sorted(by_time)[-_kept(changes, place) :]
         db.executemany(
             "INSERT OR REPLACE INTO sample(sweep, batch, restart, node, slot, taken_at, cpu_percent, memory_bytes, "
             "gpu_percent, gpu_memory_bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [(sweep, *place, *reading) for reading in readings],
+            [(sweep, *place, *by_time[time]) for time in latest],
         )
     places = set(changes.samples)
     for batch, restart, node in changes.over:
@@ -283,11 +285,15 @@ def _samples(changes: Changes) -> None:
             ).fetchall()
         }
     for place in places:
-        agent = changes.agents.get(*place[:3])
-        kept = SAMPLES_KEPT if agent is None or agent.exit_code is None else SAMPLES_KEPT_AFTER
         db.execute(
             "DELETE FROM sample WHERE sweep = ? AND batch = ? AND restart = ? AND node = ? AND slot = ? "
             "AND taken_at < (SELECT taken_at FROM sample WHERE sweep = ? AND batch = ? AND restart = ? "
             "AND node = ? AND slot = ? ORDER BY taken_at DESC LIMIT 1 OFFSET ?)",
-            (sweep, *place, sweep, *place, kept - 1),
+            (sweep, *place, sweep, *place, _kept(changes, place) - 1),
         )
+
+
+def _kept(changes: Changes, place: tuple[str, int, int, int]) -> int:
+    """How many readings of a slot are kept."""
+    agent = changes.agents.get(*place[:3])
+    return SAMPLES_KEPT if agent is None or agent.exit_code is None else SAMPLES_KEPT_AFTER

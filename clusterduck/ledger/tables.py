@@ -144,7 +144,7 @@ class Attempts(Table[AttemptRow]):
         row = self._changed.get(key)
         if row is None:
             row = super().change(*key)
-            if (took := took_of(row)) is not None:
+            if row.duration_s is not None and (took := took_of(row)) is not None:
                 self.took_before.setdefault((row.run, row.number), took)
         return row
 

@@ -57,7 +57,7 @@ def test_several_processes_fold_the_same_journals_at_once(tmp_path: Path) -> Non
 
 
 def fold_when_watched(ledger: Path, begun: Any) -> None:
-    fold.STRETCH_BYTES = 2000  # a transaction every few events
+    fold.STRETCH_BYTES = 500  # a transaction every few events
     with Replica.open(ledger) as replica:
         begun.set()
         replica.catch_up()
@@ -73,7 +73,7 @@ def test_killed_at_any_instant_and_caught_up(tmp_path: Path) -> None:
         begun = FORK.Event()
         process = start(fold_when_watched, sweep.ledger, begun)
         assert begun.wait(60)
-        process.join(dice.uniform(0, 0.06))
+        process.join(dice.uniform(0, 0.03))
         process.kill()
         process.join(60)
         with Replica.open(sweep.ledger) as replica:
