@@ -1,10 +1,16 @@
 """Errands of the agent: short commands at low priority that nobody waits for, such as removing a folder or publishing
-the ledger."""
+the ledger.
+
+Not even their start is waited for: a process that starts another waits until its program is found and loaded, which
+takes as long as a file server is away that ``PATH`` or the program lies on. So what the agent itself starts is
+``nice``, found beforehand on the node's own disk, and that loads the rest.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -22,6 +28,7 @@ class Errands:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
+        self._nice = shutil.which("nice", path=os.defpath) or "nice"
         self._running: dict[int, tuple[subprocess.Popen[bytes], Callable[[bytes], None] | None]] = {}
 
     @property
@@ -33,7 +40,7 @@ class Errands:
         """Start a command; ``then`` is called with what it printed (a few kilobytes at most) if it succeeds."""
         try:
             errand = subprocess.Popen(
-                ["nice", "-n", "19", *command],
+                [self._nice, "-n", "19", *command],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL if then is None else subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

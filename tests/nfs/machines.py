@@ -158,7 +158,7 @@ class Lab:
             raise LabError(f"{source} could not be read")
 
     def _ssh(self, name: str) -> list[str]:
-        options = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=10")
+        options = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=30")
         spelled = [word for option in options for word in ("-o", option)]
         return ["ssh", *spelled, "-i", str(self._image / "key"), f"root@10.9.0.{MACHINES[name][0]}"]
 
@@ -171,7 +171,7 @@ class Lab:
             f"mem={memory}M",
             f"ubd0={self._folder / name}.cow,{self._image / 'root.img'}",
             *([f"ubd1={self._folder / 'export.img'}"] if name == "srv" else []),
-            f"eth0=tuntap,{name}",
+            f"eth0=tuntap,{name},02:00:0a:09:00:{MACHINES[name][0]:02x}",  # the same whenever it is switched on
             "root=/dev/ubda",
             "rw",
             "quiet",
