@@ -177,8 +177,10 @@ def _attempt(text: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    if sys.stdout is None or sys.stderr is None:  # closed by whoever started us
+    if sys.stderr is None:  # closed by whoever started us
         return ExitCode.FAILED
+    if sys.stdout is None:
+        return _complain("standard output is closed; to have nothing printed, use >/dev/null", ExitCode.FAILED)
     try:
         try:
             options = parser().parse_args(arguments)

@@ -32,7 +32,7 @@ _ANEW = "anew-"
 #: What is wrong with one in which an older version passed over what this one knows.
 _HALF_KNOWN = "was folded by an older clusterduck, which did not know all that was reported"
 
-#: How long a process waits for another's transaction, in seconds. Transactions take hundredths of one.
+#: How long a process waits for another's transaction, in seconds. Transactions take tenths of one.
 BUSY_S = 30.0
 
 #: For so many seconds a process waits without a word for another that opens the replica, which may migrate it.

@@ -350,6 +350,13 @@ def test_without_slurms_word_commands_say_so_in_one_sentence_and_lose_nothing(ow
     assert sweep["counts"]["RUNNING"] == 4 and [batch["state"] for batch in sweep["batches"]] == ["RUNNING", "PENDING"]
 
 
+def test_a_closed_standard_output_is_said(project: Project) -> None:
+    command = f'"{sys.executable}" -m clusterduck.cli.main status >&-'
+    done = subprocess.run(["sh", "-c", command], cwd=project.folder, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (ExitCode.FAILED, 1)
+    assert "standard output is closed" in done.stderr
+
+
 def test_a_reader_that_stops_reading_ends_it_quietly(project: Project) -> None:
     process = project.start("runs", stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stderr is not None
