@@ -143,7 +143,7 @@ class Held:
         self._act = act
         self._before: dict[str, Any] = {}
         self._held: dict[str, Any] = {}
-        users = [name for name, resolver in BaseContainer._resolvers.items() if not is_hydras(resolver)]
+        users = [name for name, resolver in BaseContainer._resolvers.items() if not is_hydras(name, resolver)]
         self._hold(*missing, *users)
 
     def hold_time(self) -> None:

@@ -26,6 +26,9 @@ from clusterduck.launch.payload import Payload, UserSide, become, dumps, pickle_
 #: Packages besides the standard library whose classes are there wherever a run is.
 _NOT_THE_USERS = frozenset({"hydra", "hydra_plugins", "omegaconf", "packaging"})
 
+#: What Hydra registers itself; OmegaConf's own begin with ``oc.``.
+_HYDRAS_RESOLVERS = frozenset({"hydra", "now", "python_version"})
+
 
 @dataclass
 class PlainSide:
@@ -83,7 +86,7 @@ def divide(user: UserSide) -> tuple[bytes | None, bytes]:
     own = OwnSide(
         task_function=user.task_function,
         callbacks=user.hydra_context.callbacks,
-        resolvers={name: resolver for name, resolver in resolvers.items() if not is_hydras(resolver)},
+        resolvers={name: resolver for name, resolver in resolvers.items() if not is_hydras(name, resolver)},
     )
     return plain, pickle_user(user, own)
 
@@ -123,7 +126,7 @@ def _plain_side(user: UserSide) -> bytes | None:
         config=user.config,
         hydra_context=context,
         instances=user.singleton_state["instances"],
-        resolvers=tuple(name for name, resolver in resolvers.items() if not is_hydras(resolver)),
+        resolvers=tuple(name for name, resolver in resolvers.items() if not is_hydras(name, resolver)),
     )
     try:
         data = dumps(side)
@@ -145,8 +148,10 @@ def load(data: bytes) -> PlainSide:
     return side
 
 
-def is_hydras(resolver: Any) -> bool:
-    """Whether an OmegaConf resolver is one of OmegaConf's or Hydra's own."""
+def is_hydras(name: str, resolver: Any) -> bool:
+    """Whether an OmegaConf resolver is one of OmegaConf's or Hydra's own, which every process with Hydra has."""
+    if not (name.startswith("oc.") or name in _HYDRAS_RESOLVERS):
+        return False
     cells = [cell.cell_contents for cell in getattr(resolver, "__closure__", None) or ()]
     return all(
         str(getattr(part, "__module__", "")).partition(".")[0] in ("omegaconf", "hydra")
