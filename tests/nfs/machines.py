@@ -149,10 +149,10 @@ class Lab:
             return subprocess.Popen([*self._ssh(name), command], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
 
     def put(self, name: str, source: Path, target: str) -> None:
-        """Copy the contents of a folder into a machine."""
+        """Copy the contents of a folder into a machine, onto its disk: it may lose power at any time from now on."""
         tar = subprocess.Popen(["tar", "-C", source, "-c", "."], stdout=subprocess.PIPE)
         where = shlex.quote(target)
-        unpack = f"mkdir -p {where} && tar -C {where} --no-same-owner -x"
+        unpack = f"mkdir -p {where} && tar -C {where} --no-same-owner -x && sync"
         subprocess.run([*self._ssh(name), unpack], stdin=tar.stdout, check=True, timeout=120)
         if tar.wait():
             raise LabError(f"{source} could not be read")
