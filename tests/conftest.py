@@ -13,6 +13,9 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.singleton import Singleton
+from hydra.version import VersionBase
 
 #: Variables of the person who runs the tests that would change what is tested, by their beginnings.
 _FOREIGN = ("CLUSTERDUCK_", "HYDRA_", "SLURM_", "SUBMITIT_", "SBATCH_", "CUDA_VISIBLE_DEVICES", "OMP_", "MKL_")
@@ -37,6 +40,13 @@ def _signals_of_a_terminal() -> None:
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def _no_hydra_of_an_earlier_test() -> None:
+    """What Hydra keeps for a whole process, an application's version base above all, is a test's own."""
+    for kind in (VersionBase, GlobalHydra):
+        Singleton._instances.pop(kind, None)
 
 
 @pytest.hookimpl(wrapper=True)
