@@ -68,7 +68,7 @@ def _add_prune(command: Command, sweep: str) -> None:
     prune.add_argument(
         "--older-than", type=_days, metavar="DAYS", help="only sweeps of which nothing was heard for so many days"
     )
-    prune.add_argument("--keep", type=_count, metavar="N", help="never the N newest sweeps of the ledger")
+    prune.add_argument("--keep", type=count, metavar="N", help="never the N newest sweeps of the ledger")
     prune.add_argument(
         "--delete-folders", action="store_true", help="also delete what clusterduck wrote about them, results included"
     )
@@ -87,7 +87,10 @@ def _days(text: str) -> float:
     return value
 
 
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
+def count(text: str) -> int:
+    """A whole number of things, for argparse; raises its ``ArgumentTypeError`` for anything else."""
+    if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    if len(text) > 9:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than 999999999")
     return int(text)

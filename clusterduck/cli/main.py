@@ -16,7 +16,7 @@ from typing import NoReturn
 import clusterduck
 from clusterduck.cli.acting import add_acts
 from clusterduck.cli.exit_codes import ExitCode, epilog
-from clusterduck.cli.keeping import add_keeping
+from clusterduck.cli.keeping import add_keeping, count
 from clusterduck.errors import ClusterduckError, ConfigError, NotFoundError
 from clusterduck_tui import options as dashboard_options
 
@@ -85,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
         "(default: run); runs without a value come last",
     )
     runs.add_argument("--reverse", action="store_true", help="the other way round")
-    runs.add_argument("--limit", type=_count, metavar="N", help="at most this many runs")
+    runs.add_argument("--limit", type=count, metavar="N", help="at most this many runs")
 
     show = _command(
         commands,
@@ -104,7 +104,7 @@ def parser() -> argparse.ArgumentParser:
     logs.add_argument("run", metavar="RUN", help=_RUN)
     logs.add_argument("-f", "--follow", action="store_true", help="go on printing until the attempt has ended")
     logs.add_argument("--attempt", type=_attempt, metavar="N", help="which attempt, from 1 (default: the latest)")
-    logs.add_argument("--lines", type=_count, metavar="N", help="begin with the last N lines (default: all)")
+    logs.add_argument("--lines", type=count, metavar="N", help="begin with the last N lines (default: all)")
 
     timeline = _command(
         commands,
@@ -162,14 +162,8 @@ def _command(
     return command
 
 
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
-    return int(text)
-
-
 def _attempt(text: str) -> int:
-    number = _count(text)
+    number = count(text)
     if number < 1:
         raise argparse.ArgumentTypeError("attempts are counted from 1")
     return number
@@ -199,6 +193,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _give_up_stdout()
         where = f"{error.filename}: " if error.filename is not None else ""
         return _complain(f"{where}{error.strerror or error}", ExitCode.FAILED)
+    except UnicodeEncodeError as error:
+        if sys.getfilesystemencoding() == "utf-8":
+            raise
+        return _complain(
+            f"this terminal's settings have Python take file names for {error.encoding}, and the name of one has "
+            f"{error.object[error.start : error.end]!a}; set PYTHONUTF8=1",
+            ExitCode.FAILED,
+        )
     return code
 
 

@@ -23,5 +23,6 @@ def execute(options: argparse.Namespace) -> ExitCode:
         lanes = history.lanes(view.connection, sweep)
         draw = timeline.svg if path.suffix.lower() == ".svg" else timeline.html
         timeline.write(path, draw(sweep, lanes))
-        narrate(f"{len(lanes)} slots of {sweep} are in {path}")
+        one = len(lanes) == 1
+        narrate(f"{len(lanes)} slot{'' if one else 's'} of {sweep} {'is' if one else 'are'} in {path}")
     return ExitCode.OK

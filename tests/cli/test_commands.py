@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from journals_builder import SweepBuilder
-from made_project import HOSTILE, Project
+from made_project import HOSTILE, Project, make
 
 from clusterduck.cli.exit_codes import ExitCode
 from clusterduck.cli.main import parser
@@ -248,6 +248,7 @@ def test_colours_are_for_terminals(project: Project) -> None:
         (("runs", "--failed", "--state", "RUNNING"), ExitCode.USAGE, "no run is one of these and RUNNING"),
         (("runs", "--sort", "colour"), ExitCode.USAGE, "Runs cannot be sorted by 'colour'"),
         (("runs", "--limit", "-1"), ExitCode.USAGE, "'-1' is not a whole number"),
+        (("runs", "--limit", "1" * 20), ExitCode.USAGE, "is more than 999999999"),
         (("status", "--ledger", "nowhere/x.db"), ExitCode.NOT_FOUND, "No ledger at "),
         (("status", "--ledger", "/etc/passwd"), ExitCode.NOT_FOUND, "No sweeps are recorded beside /etc/passwd"),
         (("frobnicate",), ExitCode.USAGE, "invalid choice: 'frobnicate'"),
@@ -400,3 +401,12 @@ def test_help_and_a_look_load_nothing_that_takes_long() -> None:
     script += "import clusterduck.cli.status, clusterduck.cli.logs; print(sorted(heavy & set(sys.modules)))"
     output = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60, check=True).stdout
     assert output == b"[]\n[]\n"
+
+
+def test_a_file_name_that_pythons_settings_have_no_letters_for_is_said(tmp_path: Path) -> None:
+    own = make(tmp_path / "é")
+    settings = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "clusterduck.cli.main", "status"]
+    done = subprocess.run(command, cwd=own.folder, env=os.environ | settings, capture_output=True, check=False)
+    assert (done.returncode, done.stderr.count(b"\n")) == (ExitCode.FAILED, 1)
+    assert b"'\\xe9'" in done.stderr and b"set PYTHONUTF8=1" in done.stderr
