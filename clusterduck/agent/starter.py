@@ -150,10 +150,10 @@ class Starter:
             self.broken = True
             self._waiting = []
             return self._refuse(unstarted, "the fork server ends as soon as it is started; the job's log has its words")
-        self._say("the fork server died; its runs go on, a new one is started")
         self._waiting += [running for running in unstarted if running not in self._waiting]
         self._server = self._new_server()
         self._send({"do": "mind", "pids": started})
+        self._say("the fork server died; its runs go on, a new one is started")
         for launch in launches:
             self.prepare(launch)
         return []
