@@ -116,6 +116,7 @@ class RunView(View):
         """The details first."""
         self.part("log-search", Input).display = False
         self._arrange()
+        self._show()
 
     def inner(self) -> Widget:
         """The pane in front."""

@@ -43,6 +43,8 @@ async def test_runs_show_what_varies_and_why_runs_failed(finished: SweepBuilder,
 
 async def test_a_run_with_its_traceback_log_and_config(finished: SweepBuilder, opened: Open) -> None:
     async with opened() as it:
+        await it.press("5")
+        await it.see("no run chosen: press 4, and Enter on one")
         await it.press("4")
         await it.see("24 runs", "C COMPLETED")
         await it.press("j", "j", "j", "j", "j", "j", "enter")
