@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clusterduck.agent import prctl
+from clusterduck.agent import ending, prctl
 
 #: What Slurm sends to every process of a job step, and what only the agent should act upon.
 IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -34,13 +34,14 @@ MESSAGE_BYTES = 64 * 1024
 
 def main() -> None:
     """Serve until the agent is gone; in a forked child, be a run instead."""
+    ending.begin()
     _ignore_signals()
     server = _Server(socket.socket(fileno=int(sys.argv[1])))
     order = server.serve()
     if order is not None:
         from clusterduck.agent import run
 
-        sys.exit(run.main(order))
+        ending.end(run.main(order))
 
 
 @dataclass(frozen=True)

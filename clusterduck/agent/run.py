@@ -26,6 +26,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 from clusterduck import sharing
+from clusterduck.agent import ending
 from clusterduck.agent.code import todays_function
 from clusterduck.agent.composing import Composing
 from clusterduck.agent.outcome import MESSAGE_CHARS, Outcome
@@ -55,6 +56,7 @@ def prepare(launch: int, payload_file: Path, modules: Sequence[str]) -> None:
     """
     payload = _payloads[launch] = Payload.load(payload_file.read_bytes())
     if len(_payloads) == 1:
+        ending.keep_loaded()
         freeze.install(payload.sources)
         preload(modules, payload)
         _composing[launch] = warm_up(payload)
