@@ -19,6 +19,7 @@ from typing import Any
 import hydra._internal.config_loader_impl
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.defaults_list import Overrides
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import Container, DictConfig, ListConfig
 from omegaconf.basecontainer import BaseContainer
 
@@ -41,10 +42,11 @@ class _Learned:
 
 @dataclass
 class Composing:
-    """What composing has in common, by what it depends on; it is handed out without being copied, to a process that
-    composes one run."""
+    """What composing has in common, by what it depends on, and overrides as Hydra parses them, by their text; all is
+    handed out without being copied, to a process that composes one run."""
 
     _learned: dict[Any, _Learned] = field(default_factory=dict)
+    _parsed: dict[str, Any] = field(default_factory=dict)
 
     def learn(self, loader: Any, sweep_config: DictConfig, overrides: list[str]) -> DictConfig:
         """Compose a run, and keep what others may have in common with it. Returns the run's configuration.
@@ -55,16 +57,18 @@ class Composing:
             Exception: what is wrong with the run's configuration.
         """
         found: dict[Any, _Learned] = {}
-        with warnings.catch_warnings(record=True) as warned, _record(found) as asked:
+        parsed: dict[str, Any] = {}
+        with warnings.catch_warnings(record=True) as warned, _record_parsing(parsed), _record(found) as asked:
             warnings.simplefilter("always")
             config: DictConfig = loader.load_sweep_config(sweep_config, overrides)
         if asked or warned or not all(freeze.is_in_memory(source) for source in loader.get_sources()):
             return config
-        copied = Composing(copy.deepcopy(found))
+        copied = Composing(copy.deepcopy(found), copy.deepcopy(parsed))
         with copied.used():
             again = loader.load_sweep_config(sweep_config, overrides)
         if not copied._learned and is_same(config, again):
             self._learned |= found
+            self._parsed |= parsed
         return config
 
     @contextlib.contextmanager
@@ -89,7 +93,16 @@ class Composing:
                     return learned.config
             return compose(loader, defaults, repo)
 
-        with _in_place_of_hydras(create_defaults_list, compose_config), _sources_in_common():
+        def parse(parser: Any, text: str, rule: str) -> Any:
+            known = self._parsed.pop(text, None) if rule == "override" else None
+            return parse_rule(parser, text, rule) if known is None else known
+
+        parse_rule = OverridesParser.parse_rule
+        with (
+            _in_place_of_hydras(create_defaults_list, compose_config),
+            _sources_in_common(),
+            _parsing_by(parse),
+        ):
             yield
 
 
@@ -181,6 +194,32 @@ def _record(found: dict[Any, _Learned]) -> Iterator[list[str]]:
 
     with _in_place_of_hydras(create_defaults_list, compose_config):
         yield asked
+
+
+@contextlib.contextmanager
+def _record_parsing(parsed: dict[str, Any]) -> Iterator[None]:
+    """Within this, note how overrides are parsed, but for those with functions, which may give something else again."""
+    parse_rule = OverridesParser.parse_rule
+
+    def parse(parser: Any, text: str, rule: str) -> Any:
+        override = parse_rule(parser, text, rule)
+        if rule == "override" and "(" not in text:
+            parsed[text] = copy.deepcopy(override)
+        return override
+
+    with _parsing_by(parse):
+        yield
+
+
+@contextlib.contextmanager
+def _parsing_by(parse: Any) -> Iterator[None]:
+    """Have Hydra's parser of overrides call this."""
+    before = OverridesParser.parse_rule
+    OverridesParser.parse_rule = parse  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        OverridesParser.parse_rule = before  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

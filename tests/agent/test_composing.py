@@ -53,7 +53,7 @@ def sweep(tmp_path: Path) -> Iterator[tuple[Any, Any]]:
     version.setbase("1.3")
     GlobalHydra.instance().clear()
     app = Hydra.create_main_hydra_file_or_module(str(tmp_path / "app.py"), None, "conf", "app")
-    config = app.compose_config("config", [], RunMode.MULTIRUN)
+    config = app.compose_config("config", ["hydra.verbose=false"], RunMode.MULTIRUN)
     freeze.install(freeze.freeze(config, str(tmp_path)).sources)
     app.config_loader.repository.initialize_sources(app.config_loader.config_search_path)  # type: ignore[attr-defined]
     yield app.config_loader, config
@@ -69,11 +69,14 @@ def test_each_run_has_the_configuration_that_hydra_gives_it(sweep: tuple[Any, An
         composing = Composing()
         composing.learn(loader, config, RUNS[example])
         assert len(composing._learned) == 1
+        assert composing._parsed.keys() == {*RUNS[example], *config.hydra.overrides.hydra}
         taken = []
         for overrides, right in zip(RUNS[:stop], expected, strict=False):
             forked = copy.deepcopy(composing)  # as a fork has its own
             with forked.used():
                 assert is_same(loader.load_sweep_config(config, overrides), right), overrides
+            said = {*overrides, *config.hydra.overrides.hydra}
+            assert forked._parsed.keys() == composing._parsed.keys() - said != composing._parsed.keys()
             if not forked._learned:
                 taken.append(overrides)
         alike = [run for run, made in zip(RUNS, choices, strict=True) if made == choices[example]]
@@ -92,6 +95,13 @@ def test_nothing_is_kept_where_the_defaults_list_asks_a_resolver(
     assert not composing._learned
     composing.learn(loader, config, ["+asks=nothing", "lr=1"])
     assert len(composing._learned) == 1
+
+
+def test_an_override_with_a_function_is_parsed_again(sweep: tuple[Any, Any]) -> None:
+    loader, config = sweep
+    composing = Composing()
+    assert composing.learn(loader, config, ["lr=int(3.5)", "name=x"]).lr == 3
+    assert composing._parsed.keys() == {"name=x", *config.hydra.overrides.hydra}
 
 
 def test_only_choices_that_many_runs_make_are_learned() -> None:
