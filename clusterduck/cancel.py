@@ -193,30 +193,33 @@ def _of_sweep(connection: sqlite3.Connection, now: Standing, numbers: Collection
     if numbers is None:
         alive = queries.Filter(states=[State.PENDING.value, State.RUNNING.value])
         runs = queries.runs(connection, now.sweep, alive)
-        return _part(now, runs, ()), 0
+        return _part(now, map(_latest, runs), ()), 0
     runs = [queries.run(connection, now.sweep, number) for number in sorted(numbers)]
     alive_runs = [run for run in runs if not State(run.state).is_terminal]
-    return _part(now, alive_runs, ()), len(runs) - len(alive_runs)
+    return _part(now, map(_latest, alive_runs), ()), len(runs) - len(alive_runs)
 
 
 def _of_job(connection: sqlite3.Connection, now: Standing, batches: Sequence[Batch]) -> tuple[SweepPlan, int]:
     """Everything a job would still execute."""
     names = {batch.id for batch in batches}
-    due = {waiting.run.number: waiting.run for waiting in now.waiting if waiting.batch in names}
+    due = {waiting.run.number: waiting.attempt for waiting in now.waiting if waiting.batch in names}
     alive = queries.Filter(states=[State.RUNNING.value])
-    due |= {run.number: run for run in queries.runs(connection, now.sweep, alive) if run.batch in names}
+    due |= {run.number: _latest(run) for run in queries.runs(connection, now.sweep, alive) if run.batch in names}
     return _part(now, [due[number] for number in sorted(due)], tuple(sorted(names))), 0
 
 
-def _part(now: Standing, runs: Iterable[Run], batches: tuple[str, ...]) -> SweepPlan:
+def _latest(run: Run) -> Attempt:
+    return Attempt(run.number, max(run.attempt, 1))
+
+
+def _part(now: Standing, attempts: Iterable[Attempt], batches: tuple[str, ...]) -> SweepPlan:
     waits = {waiting.run.number: waiting for waiting in now.waiting}
     claims = Claims(now.paths.claims, "")
     waiting: list[Attempt] = []
     held: dict[Attempt, AgentId] = {}
-    for run in runs:
-        attempt = Attempt(run.number, max(run.attempt, 1))
-        if run.number in waits:
-            holder = waits[run.number].holder if waits[run.number].batch is not None else None
+    for attempt in attempts:
+        if attempt.run in waits:
+            holder = waits[attempt.run].holder if waits[attempt.run].batch is not None else None
         else:
             holder = agent_of(claims.owner(attempt))
         if holder is None:

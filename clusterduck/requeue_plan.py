@@ -264,7 +264,7 @@ def _choose(connection: sqlite3.Connection, now: Standing, wish: Wish) -> tuple[
             why = "the journal of its launch has not been read yet"
         elif run.number in unattended:
             if wish.unfinished or by_name or State.PENDING.value in states:
-                chosen.append(_again(unattended[run.number]))
+                chosen.append(_again(run, unattended[run.number]))
                 continue
             why = "it waits for nobody; --unfinished sends such runs"
         elif run.state == State.RUNNING.value:
@@ -299,12 +299,12 @@ def _looked_at(
     return sorted(found, key=lambda run: run.number)
 
 
-def _again(waiting: Waiting) -> Chosen:
+def _again(run: Run, waiting: Waiting) -> Chosen:
     """A run that waits for nobody: its first attempt if that was never heard of, else one after the latest."""
     attempt = waiting.attempt
     if waiting.run.attempt == 0 and not waiting.is_claimed:
-        return Chosen(waiting.run, attempt)
-    return Chosen(waiting.run, Attempt(attempt.run, attempt.number + 1), replaces=attempt)
+        return Chosen(run, attempt)
+    return Chosen(run, Attempt(attempt.run, attempt.number + 1), replaces=attempt)
 
 
 def _rooms(connection: sqlite3.Connection, now: Standing) -> tuple[Room, ...]:

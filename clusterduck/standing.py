@@ -19,7 +19,7 @@ from clusterduck import identity
 from clusterduck.errors import ClusterduckError, NotFoundError, SlurmError
 from clusterduck.launch.processes import is_running
 from clusterduck.ledger import queries, schema, times
-from clusterduck.ledger.queries import Batch, Run
+from clusterduck.ledger.queries import Batch, Pending
 from clusterduck.model import AgentId, Attempt, State
 from clusterduck.paths import LedgerPaths, SweepPaths, require_own
 from clusterduck.queue import Claims
@@ -37,14 +37,14 @@ class Waiting:
     """A run that waits.
 
     Attributes:
-        run: the run, PENDING.
+        run: the run.
         attempt: the attempt that is to be executed next.
         holder: the agent that has claimed it; None if it is not claimed, or by nobody who will start it.
         is_claimed: whether it is claimed at all.
         batch: the live batch that will take it; None if there is none.
     """
 
-    run: Run
+    run: Pending
     attempt: Attempt
     holder: AgentId | None
     is_claimed: bool
@@ -153,12 +153,11 @@ def of_sweep(
         if batch.state in _LIVE and _may_live(connection, batch, jobs.get((sweep, batch.id)))
     }
     live |= started_again(batches) if again is None else {batch for its, batch in again if its == sweep}
-    pending = queries.runs(connection, sweep, queries.Filter(states=[State.PENDING.value]))
     claims = Claims(paths.claims, "")
     claimed = frozenset(claims.taken())
     homes = _Homes(connection, batches, live - drained(connection, sweep))
     waiting = []
-    for run in pending:
+    for run in queries.pending(connection, sweep):
         attempt = Attempt(run.number, max(run.attempt, 1))
         if attempt in claimed:
             holder = agent_of(claims.owner(attempt))
@@ -284,7 +283,7 @@ class _Homes:
         for sweep in {batch.sweep for batch in alive}:
             self._lists |= _put_back_by(connection, sweep, live)
 
-    def of(self, run: Run, attempt: Attempt) -> str | None:
+    def of(self, run: Pending, attempt: Attempt) -> str | None:
         """The batch's id, or None."""
         if attempt in self._lists or attempt.number > 1:
             return self._lists.get(attempt)

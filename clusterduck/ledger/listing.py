@@ -123,10 +123,14 @@ def _order(connection: sqlite3.Connection, listing: Listing) -> Sequence[int]:
         valued = columns.in_order(connection, listing.sweep, listing.sort[1:])
     elif column in _FEW_VALUES:
         valued = _by_few_values(connection, listing.sweep, column, every)
+    elif column == "host":
+        valued = _by_host(connection, listing.sweep)
     else:
         valued = _by_column(connection, listing.sweep, column)
     if listing.terms:
         valued = array("I", filter(wanted.__contains__, valued))
+    if len(valued) == len(every):
+        return valued[::-1] if listing.descending else valued
     wanted.keep(valued, inverted=True)
     rest = wanted.all()
     if listing.descending:
@@ -221,6 +225,15 @@ def _by_few_values(connection: sqlite3.Connection, sweep: str, column: str, ever
     for others in (before, after, neither):
         rest.keep(others, inverted=True)
     return before + array("I", rest.all()) + after
+
+
+def _by_host(connection: sqlite3.Connection, sweep: str) -> array[int]:
+    """The same by host, whose index has the runs of each by slot: to put these in order here is quicker than there."""
+    sql = "SELECT json_group_array(number) FROM run WHERE sweep = ? AND host IS NOT NULL GROUP BY host ORDER BY host"
+    found = array("I")
+    for (numbers,) in connection.execute(sql, [sweep]).fetchall():
+        found.extend(sorted(json.loads(numbers)))
+    return found
 
 
 def _numbers(connection: sqlite3.Connection, sql: str, values: Sequence[Any]) -> array[int]:

@@ -27,6 +27,7 @@ __all__ = [
     "Batch",
     "Cursor",
     "Filter",
+    "Pending",
     "Run",
     "Sample",
     "SlotNow",
@@ -38,6 +39,7 @@ __all__ = [
     "count_runs",
     "cursor",
     "path",
+    "pending",
     "resolve_among",
     "resolve_sweep",
     "run",
@@ -251,6 +253,21 @@ def runs(
             [*values, *more, _limit(limit, len(rows))],
         )
     return _runs(connection, sweep_id, rows)
+
+
+class Pending(NamedTuple):
+    """What there is to know of a run that waits for its next attempt; ``attempt`` is 0 before the first one."""
+
+    number: int
+    attempt: int
+    launch: int | None
+    batch: str | None
+
+
+def pending(connection: sqlite3.Connection, sweep_id: str) -> list[Pending]:
+    """All PENDING runs of a sweep, which may be very many, in the order of their numbers."""
+    sql = "SELECT number, attempt, launch, batch FROM run WHERE sweep = ? AND state = ? ORDER BY number"
+    return list(map(Pending._make, connection.execute(sql, [sweep_id, State.PENDING.value]).fetchall()))
 
 
 def cursor(run_: Run, sort: str = "number") -> Cursor:
