@@ -19,6 +19,11 @@ from collections.abc import Callable
 PATIENCE_S = 10.0
 
 
+def at_low_priority(command: list[str]) -> list[str]:
+    """The command that runs this one at low priority, by a program that is found without a look at ``PATH``."""
+    return [shutil.which("nice", path=os.defpath) or "nice", "-n", "19", *command]
+
+
 class Errands:
     """The errands that are under way.
 
@@ -28,7 +33,7 @@ class Errands:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
-        self._nice = shutil.which("nice", path=os.defpath) or "nice"
+        self._nice = at_low_priority([])
         self._running: dict[int, tuple[subprocess.Popen[bytes], Callable[[bytes], None] | None]] = {}
 
     @property
@@ -40,7 +45,7 @@ class Errands:
         """Start a command; ``then`` is called with what it printed (a few kilobytes at most) if it succeeds."""
         try:
             errand = subprocess.Popen(
-                [self._nice, "-n", "19", *command],
+                [*self._nice, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL if then is None else subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

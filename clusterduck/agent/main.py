@@ -161,7 +161,9 @@ def _run_agent(settings: AgentSettings, environ: dict[str, str]) -> int:
 
 def _publish_last(settings: AgentSettings, patience_s: float) -> None:
     """Have the ledger published with how all this ended: nobody may look for a long time."""
-    command = ["nice", "-n", "19", sys.executable, "-m", "clusterduck.ledger.publish", settings.ledger]
+    from clusterduck.agent.errands import at_low_priority
+
+    command = at_low_priority([sys.executable, "-m", "clusterduck.ledger.publish", settings.ledger])
     try:
         subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=patience_s, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -450,8 +450,8 @@ class Supervisor:
 
     def _publish(self) -> None:
         """Have the ledger published by a process of its own, at low priority, if nobody else just did."""
-        module, age = "clusterduck.ledger.publish", str(self._settings.publish_interval_s)
-        self._errands.send([sys.executable, "-m", module, self._settings.ledger, "--if-older-than", age])
+        module, age = "clusterduck.ledger.publish_if_old", str(self._settings.publish_interval_s)
+        self._errands.send([sys.executable, "-m", module, self._settings.ledger, age])
 
     def _close(self) -> None:
         self._attendance.close()

@@ -26,6 +26,7 @@ from clusterduck import sharing
 from clusterduck.errors import ClusterduckError, LedgerError
 from clusterduck.ledger import schema, times
 from clusterduck.ledger.lock import hold, lock_path
+from clusterduck.ledger.publish_if_old import is_older_than
 from clusterduck.ledger.replica import Replica, sync
 from clusterduck.paths import HIDDEN, LedgerPaths
 
@@ -84,19 +85,6 @@ def publish(
             return _replace(replica, ledger, token, anew)
     except (OSError, sqlite3.Error) as error:
         raise LedgerError(f"The ledger {ledger} could not be published: {error}. Nothing recorded is lost.") from error
-
-
-def is_older_than(ledger: Path, seconds: float) -> bool:
-    """Whether the published ledger is older than so many seconds, or absent."""
-    try:
-        fd = os.open(ledger, os.O_RDONLY | os.O_CLOEXEC)  # opened, because NFS answers stat from memory
-    except OSError:
-        return True
-    try:
-        info = os.fstat(fd)
-    finally:
-        os.close(fd)
-    return info.st_size == 0 or abs(time.time() - info.st_mtime) >= seconds  # the server's clock may be ahead of ours
 
 
 def _replace(replica: Replica, ledger: Path, token: str, anew: bool) -> bool:
@@ -256,7 +244,7 @@ def _remove_leavings(ledger: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Fold and publish from a shell: what agents start while nobody looks."""
+    """Fold and publish from a shell."""
     parser = argparse.ArgumentParser(
         prog="python -m clusterduck.ledger.publish", description="Fold what is new, and publish the ledger."
     )

@@ -18,7 +18,8 @@ from journals_builder import SweepBuilder, tables
 from clusterduck import events
 from clusterduck.errors import LedgerError
 from clusterduck.ledger import lock, schema
-from clusterduck.ledger.publish import LOST_S, is_older_than, main, publish
+from clusterduck.ledger.publish import LOST_S, main, publish
+from clusterduck.ledger.publish_if_old import is_older_than
 from clusterduck.ledger.replica import Replica
 from clusterduck.paths import LedgerPaths
 
@@ -254,7 +255,7 @@ def test_if_older_than(sweep: SweepBuilder) -> None:
 
 def test_the_command_folds_and_publishes(sweep: SweepBuilder, capsys: pytest.CaptureFixture[str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "clusterduck.ledger.publish", str(sweep.ledger), "--if-older-than", "30"],
+        [sys.executable, "-m", "clusterduck.ledger.publish_if_old", str(sweep.ledger), "30"],
         capture_output=True,
         text=True,
         check=False,
@@ -270,3 +271,9 @@ def test_the_command_folds_and_publishes(sweep: SweepBuilder, capsys: pytest.Cap
         LedgerPaths(sweep.ledger).replica_folder.chmod(0o777)
     assert main([str(sweep.ledger)]) == 1
     assert "can be written by other users" in capsys.readouterr().err
+
+
+def test_who_finds_that_somebody_just_published_has_loaded_next_to_nothing(sweep: SweepBuilder) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "clusterduck.ledger.publish_if_old", str(sweep.ledger), "30"]
+    loads = ["sqlite3" in subprocess.run(command, capture_output=True, text=True, check=True).stderr for _ in range(2)]
+    assert loads == [True, False]
