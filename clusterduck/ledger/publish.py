@@ -211,6 +211,7 @@ def _snapshot(replica: Replica, path: Path, known: _Known) -> _Known:
         replica.connection.backup(copy)
         copy.execute("PRAGMA journal_mode = DELETE")
         copy.execute("PRAGMA synchronous = OFF")  # it is fsynced where it counts
+        schema.make_indexes(copy)  # a replica that is being filled has not got all
         mine = _known(copy)
         # Deleted journals make the sum smaller; the number that people see goes up all the same.
         generation = max(sum(mine.offsets.values()), known.generation + 1)

@@ -112,7 +112,7 @@ class Replica:
     ) -> Replica:
         """An empty file beside the replica, to be filled by this process alone and then to :meth:`take_its_place`.
 
-        Until then it has no indexes that only readers ask for, and no log.
+        Until then it has no log.
 
         Args:
             ledger: the ledger's path.
@@ -134,8 +134,7 @@ class Replica:
         """
         target = self.path.with_name(NAME)
         try:
-            with immediate(self.connection):
-                schema.make_indexes(self.connection)
+            self._make_indexes()
             self.connection.close()
             sync(self.path)
             with self.locked():
@@ -240,7 +239,7 @@ class Replica:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = NORMAL")
                 connection.execute("PRAGMA wal_autocheckpoint = 4000")  # pages: each is copied less often in bulk
-            schema.migrate(connection, self.path, to_be_filled=self._is_private, tell=self._tell)
+            schema.migrate(connection, self.path, to_be_filled=True, tell=self._tell)
             self._check(connection, info.st_size)
         except BaseException:
             connection.close()
@@ -350,8 +349,16 @@ class Replica:
             more = folded.more
             if visit.is_whole and not more:
                 discovery.note(self.connection, visit, self._clock())
+        if not more:
+            self._make_indexes()
         problems += self._on_what_is_missing(closed)
         return FoldReport(folded_events, journals, tuple(problems), more, time.monotonic() - start)
+
+    def _make_indexes(self) -> None:
+        """Make what a new replica is filled without, one by one, so that no other process waits for long."""
+        for name in schema.missing_indexes(self.connection):
+            with immediate(self.connection):
+                schema.make_index(self.connection, name)
 
     def _on_what_is_missing(self, closed: list[str]) -> list[str]:
         """Sentences on what could not be folded: sweeps that may not be read, and events of a newer version."""

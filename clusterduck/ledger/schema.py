@@ -26,8 +26,9 @@ APPLICATION_ID = 0x636C646B
 
 Step = Callable[["Database"], None]
 
-#: The attempts that came to neither a good end nor none yet, as an index of them alone has it.
-IN_TROUBLE = "state NOT IN ('COMPLETED', 'RUNNING', 'PENDING')"
+#: The attempts that came to neither a good end nor none yet, as an index of them alone has it. For a list of three
+#: SQLite would build a table for each row that it writes, a quarter of an attempt's time.
+IN_TROUBLE = "state <> 'COMPLETED' AND state <> 'RUNNING' AND state <> 'PENDING'"
 
 #: All indexes but those that come with the tables' keys. One that is altered here takes a new step, which may be empty.
 INDEXES = {
@@ -49,7 +50,7 @@ INDEXES = {
     "journal_by_sweep": "journal(sweep)",
 }
 
-#: Those that only readers ask for: folding finds runs by their numbers.
+#: Those that only readers ask for: folding finds runs by their numbers, and a new replica gets these once it is filled.
 READERS_INDEXES = frozenset(name for name, columns in INDEXES.items() if columns.startswith("run("))
 
 #: With so many runs in an older file, who waits for it to be brought up to date is told: that takes seconds.
@@ -146,7 +147,7 @@ def _drained_agents_and_folders_set_aside(db: Database) -> None:
 
 def _slots_over_time(db: Database) -> None:
     db.execute("ALTER TABLE agent ADD COLUMN busy_ms INTEGER NOT NULL DEFAULT 0")
-    _make_index(db.conn, "attempt_by_slot")  # or every agent's attempts would be looked for among all
+    make_index(db.conn, "attempt_by_slot")  # or every agent's attempts would be looked for among all
     db.execute(
         "UPDATE agent SET busy_ms = (SELECT coalesce(sum(CAST(round(duration_s * 1000) AS INTEGER)), 0) FROM attempt "
         "WHERE (attempt.sweep, attempt.batch, attempt.restart, attempt.node) = "
@@ -178,6 +179,10 @@ def _attempts_by_slot(db: Database) -> None:
     """An index that has all that the timeline shows, and one of the attempts in trouble."""
 
 
+def _attempts_in_trouble(db: Database) -> None:
+    """Their index says by other words which these are."""
+
+
 #: Schema version n is what the first n steps make.
 STEPS: tuple[Step, ...] = (
     _first_tables,
@@ -185,6 +190,7 @@ STEPS: tuple[Step, ...] = (
     _slots_over_time,
     _overrides_by_key,
     _attempts_by_slot,
+    _attempts_in_trouble,
 )
 
 
@@ -217,6 +223,12 @@ def require_readable(found: int, what: object, steps: Sequence[Step] | None = No
         )
 
 
+def missing_indexes(connection: sqlite3.Connection) -> list[str]:
+    """The indexes that a file which was new has not got yet."""
+    there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'").fetchall()}
+    return [name for name in INDEXES if name not in there]
+
+
 def make_indexes(connection: sqlite3.Connection, but: Collection[str] = ()) -> None:
     """Make the indexes that are missing, but for some, and make anew those that were others in an older version."""
     there = dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index'").fetchall())
@@ -224,10 +236,11 @@ def make_indexes(connection: sqlite3.Connection, but: Collection[str] = ()) -> N
         if there.get(name, "").rpartition(f"{name} ON ")[2] not in ("", columns):
             connection.execute(f"DROP INDEX {name}")
         if name not in but:
-            _make_index(connection, name)
+            make_index(connection, name)
 
 
-def _make_index(connection: sqlite3.Connection, name: str) -> None:
+def make_index(connection: sqlite3.Connection, name: str) -> None:
+    """Make an index, unless it is there."""
     connection.execute(f"CREATE INDEX IF NOT EXISTS {name} ON {INDEXES[name]}")
 
 
@@ -245,8 +258,8 @@ def migrate(
         connection: in autocommit mode (``isolation_level=None``).
         what: names the file in errors.
         steps: the schema's history; :data:`STEPS` unless given.
-        to_be_filled: nobody reads the file before :func:`make_indexes` made what is left out now,
-            :data:`READERS_INDEXES`: in a file with all its rows that takes a fraction of the time.
+        to_be_filled: an empty file gets :data:`READERS_INDEXES` later, by :func:`make_index`: in a file with all its
+            rows that takes a fraction of the time.
         tell: is told what takes long, if it does.
 
     Raises:
@@ -269,7 +282,7 @@ def migrate(
             for step in steps:
                 migrations()(step)
             migrations.apply(Database(connection, recursive_triggers=False))
-            make_indexes(connection, READERS_INDEXES if to_be_filled else ())
+            make_indexes(connection, READERS_INDEXES if to_be_filled and not found else ())
             set_meta(connection, "schema_version", len(steps))
         connection.execute("COMMIT")
     except BaseException:
