@@ -14,6 +14,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from clusterduck import identity
 from clusterduck.errors import ClusterduckError, NotFoundError, SlurmError
@@ -32,8 +33,7 @@ SUBMITTING_S = 120.0
 _LIVE = (State.PENDING.value, State.RUNNING.value)
 
 
-@dataclass(frozen=True)
-class Waiting:
+class Waiting(NamedTuple):
     """A run that waits.
 
     Attributes:
