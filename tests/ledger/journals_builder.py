@@ -235,5 +235,6 @@ def make_older(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE INDEX attempt_by_slot ON attempt(sweep, batch, restart, node, slot, started_at)")
     connection.execute("DROP TABLE override_part")
     connection.execute("UPDATE override_key SET runs = runs + 5")
-    connection.execute("DELETE FROM _sqlite_migrations WHERE name IN ('_overrides_by_key', '_attempts_by_slot')")
+    for step in schema.STEPS[3:]:
+        connection.execute("DELETE FROM _sqlite_migrations WHERE name = ?", (step.__name__,))
     schema.set_meta(connection, "schema_version", 3)
