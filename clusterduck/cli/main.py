@@ -196,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UnicodeEncodeError as error:
         if sys.getfilesystemencoding() == "utf-8":
             raise
-        return _complain(
+        code = _complain(
             f"this terminal's settings have Python take file names for {error.encoding}, and the name of one has "
             f"{error.object[error.start : error.end]!a}; set PYTHONUTF8=1",
             ExitCode.FAILED,
