@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from clusterduck.ledger import overrides as override_text
 
@@ -136,6 +137,15 @@ class Run:
     def override_values(self) -> dict[str, str]:
         """The overrides by key."""
         return override_text.as_dict(self.overrides)
+
+
+class Pending(NamedTuple):
+    """What there is to know of a run that waits for its next attempt; ``attempt`` is 0 before the first one."""
+
+    number: int
+    attempt: int
+    launch: int | None
+    batch: str | None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 from clusterduck.errors import ConfigError, NotFoundError
-from clusterduck.ledger.answers import Act, Agent, AttemptInfo, Batch, Run, Sample, SlotNow, Sweep
+from clusterduck.ledger.answers import Act, Agent, AttemptInfo, Batch, Pending, Run, Sample, SlotNow, Sweep
 from clusterduck.model import AgentId, State
 
 __all__ = [
@@ -253,15 +253,6 @@ def runs(
             [*values, *more, _limit(limit, len(rows))],
         )
     return _runs(connection, sweep_id, rows)
-
-
-class Pending(NamedTuple):
-    """What there is to know of a run that waits for its next attempt; ``attempt`` is 0 before the first one."""
-
-    number: int
-    attempt: int
-    launch: int | None
-    batch: str | None
 
 
 def pending(connection: sqlite3.Connection, sweep_id: str) -> list[Pending]:
