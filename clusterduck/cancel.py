@@ -202,7 +202,7 @@ def _of_sweep(connection: sqlite3.Connection, now: Standing, numbers: Collection
 def _of_job(connection: sqlite3.Connection, now: Standing, batches: Sequence[Batch]) -> tuple[SweepPlan, int]:
     """Everything a job would still execute."""
     names = {batch.id for batch in batches}
-    due = {waiting.run.number: waiting.attempt for waiting in now.waiting if waiting.batch in names}
+    due = {run: now.attempt(run) for run, batch in now.waiting.items() if batch in names}
     alive = queries.Filter(states=[State.RUNNING.value])
     due |= {run.number: _latest(run) for run in queries.runs(connection, now.sweep, alive) if run.batch in names}
     return _part(now, [due[number] for number in sorted(due)], tuple(sorted(names))), 0
@@ -213,13 +213,12 @@ def _latest(run: Run) -> Attempt:
 
 
 def _part(now: Standing, attempts: Iterable[Attempt], batches: tuple[str, ...]) -> SweepPlan:
-    waits = {waiting.run.number: waiting for waiting in now.waiting}
     claims = Claims(now.paths.claims, "")
     waiting: list[Attempt] = []
     held: dict[Attempt, AgentId] = {}
     for attempt in attempts:
-        if attempt.run in waits:
-            holder = waits[attempt.run].holder if waits[attempt.run].batch is not None else None
+        if attempt.run in now.waiting:
+            holder = now.holders.get(attempt.run) if now.waiting[attempt.run] is not None else None
         else:
             holder = agent_of(claims.owner(attempt))
         if holder is None:
@@ -304,7 +303,7 @@ class _Act:
         claims = Claims(self._paths.claims, f"cancel/{self._by}")
         lost = {}
         for attempt in attempts:
-            if attempt not in self.part.standing.claimed and not claims.claim(attempt):
+            if str(attempt) not in self.part.standing.claimed and not claims.claim(attempt):
                 holder = agent_of(claims.owner(attempt))
                 if holder is not None:
                     lost[attempt] = holder

@@ -255,26 +255,28 @@ class _Sweep:
 
     def _never_started(self, now: standing.Standing, dead: Iterable[str], queued: set[Attempt]) -> list[Requeued]:
         """What the dead jobs were to execute and did not begin, if nobody else will."""
-        batches = set(dead)
+        batches, unattended = set(dead), set(now.unattended)
+        if not (batches and unattended):
+            return []
         sent = {Attempt(*pair): batch.id for batch in now.batches for pair in batch.attempts}
         found = []
-        for waiting in now.unattended:
-            attempt = waiting.attempt
-            whose = sent.get(attempt, waiting.run.batch) if waiting.holder is None else waiting.holder.batch
-            if whose not in batches or waiting.run.launch is None:
+        for run in queries.pending(self._connection, now.sweep):
+            if run.number not in unattended:
                 continue
-            if waiting.run.attempt == 0 and not waiting.is_claimed:
+            attempt, holder = now.attempt(run.number), now.holders.get(run.number)
+            whose = sent.get(attempt, run.batch) if holder is None else holder.batch
+            if whose not in batches or run.launch is None:
+                continue
+            if run.attempt == 0 and run.number not in now.holders:
                 attempt = Attempt(attempt.run, 0)
-            elif not (waiting.is_claimed or self._claims.claim(attempt)):
+            elif not (run.number in now.holders or self._claims.claim(attempt)):
                 continue  # an agent has just taken it
             if Attempt(attempt.run, attempt.number + 1) not in queued:
                 reason = f"batch {whose} ended before it was started"
                 before = self._before(attempt, queued)
                 times_lost = before.losses if before else 0
                 found.append(
-                    self._entry(
-                        attempt, before, waiting.run.launch, kind="restart", reason=reason, times_lost=times_lost
-                    )
+                    self._entry(attempt, before, run.launch, kind="restart", reason=reason, times_lost=times_lost)
                 )
                 if attempt.number:
                     self._replaced.append(attempt)

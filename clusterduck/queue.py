@@ -221,15 +221,18 @@ class Claims:
         except FileNotFoundError:
             return None
 
+    def names(self) -> frozenset[str]:
+        """The names of all attempts that are claimed, by listing the folder once; anything else there may be, too."""
+        return frozenset(os.listdir(self._folder))
+
     def taken(self) -> set[Attempt]:
         """Every attempt that is claimed, by listing the folder once."""
         found = set()
-        with os.scandir(self._folder) as entries:
-            for entry in entries:
-                try:
-                    found.add(Attempt.parse(entry.name))
-                except ValueError:
-                    continue  # not ours
+        for name in self.names():
+            try:
+                found.add(Attempt.parse(name))
+            except ValueError:
+                continue  # not ours
         return found
 
 

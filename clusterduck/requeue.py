@@ -174,7 +174,7 @@ class _Act:
     def _close_earlier(self, one: Chosen) -> bool:
         """See to it that the run's earlier attempt can no longer begin. False if an agent has just taken it."""
         before = Attempt(one.attempt.run, one.attempt.number - 1)
-        if before.number == 0 or before in self._part.standing.claimed:
+        if before.number == 0 or str(before) in self._part.standing.claimed:
             return True
         claims = Claims(self._paths.claims, f"requeue/{self._by}")
         return claims.claim(before) or agent_of(claims.owner(before)) is None

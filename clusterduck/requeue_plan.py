@@ -18,7 +18,7 @@ from clusterduck.ledger.queries import Run
 from clusterduck.model import FAILED_STATES, AgentId, Attempt, State
 from clusterduck.paths import SweepPaths
 from clusterduck.slurm.jobs import JobStatus
-from clusterduck.standing import Standing, Waiting
+from clusterduck.standing import Standing
 
 #: An agent that was not heard of for so many seconds is not counted on. Clocks of hosts differ, and reports may stall.
 SILENT_S = 120.0
@@ -251,8 +251,7 @@ def parse_changes(texts: Sequence[str]) -> dict[str, Any]:
 
 def _choose(connection: sqlite3.Connection, now: Standing, wish: Wish) -> tuple[list[Chosen], list[Skipped]]:
     wanted = None if wish.runs is None else sorted(wish.runs.get(now.sweep, ()))
-    unattended = {waiting.run.number: waiting for waiting in now.unattended}
-    attended = {waiting.run.number: waiting.batch for waiting in now.waiting if waiting.batch is not None}
+    unattended = set(now.unattended)
     by_name = wanted is not None and not wish.states and not wish.unfinished
     states = {*wish.states, *(_FAILED if wish.unfinished else ())}
     interrupted = standing.interrupted(connection, now.sweep) if wish.unfinished else set()
@@ -264,18 +263,18 @@ def _choose(connection: sqlite3.Connection, now: Standing, wish: Wish) -> tuple[
             why = "the journal of its launch has not been read yet"
         elif run.number in unattended:
             if wish.unfinished or by_name or State.PENDING.value in states:
-                chosen.append(_again(run, unattended[run.number]))
+                chosen.append(_again(run, now))
                 continue
             why = "it waits for nobody; --unfinished sends such runs"
         elif run.state == State.RUNNING.value:
             why = "it is running"
         elif run.state == State.PENDING.value:
-            why = f"it waits for batch {attended[run.number]} already"
+            why = f"it waits for batch {now.waiting[run.number]} already"
         elif not by_name and run.state not in states and run.number not in interrupted:
             why = f"it is {run.state}"
         if why is None:
             number = run.attempt + 1
-            if number == 1 and Attempt(run.number, 1) in now.claimed:  # by an agent that never started it
+            if number == 1 and str(Attempt(run.number, 1)) in now.claimed:  # by an agent that never started it
                 number = 2
             chosen.append(Chosen(run, Attempt(run.number, number)))
         elif wanted is not None:
@@ -299,17 +298,17 @@ def _looked_at(
     return sorted(found, key=lambda run: run.number)
 
 
-def _again(run: Run, waiting: Waiting) -> Chosen:
+def _again(run: Run, now: Standing) -> Chosen:
     """A run that waits for nobody: its first attempt if that was never heard of, else one after the latest."""
-    attempt = waiting.attempt
-    if waiting.run.attempt == 0 and not waiting.is_claimed:
+    attempt = now.attempt(run.number)
+    if run.attempt == 0 and run.number not in now.holders:
         return Chosen(run, attempt)
     return Chosen(run, Attempt(attempt.run, attempt.number + 1), replaces=attempt)
 
 
 def _rooms(connection: sqlite3.Connection, now: Standing) -> tuple[Room, ...]:
     """Live agents that claim and have empty slots, less what their batches will put there by themselves."""
-    due = Counter(waiting.batch for waiting in now.waiting)
+    due = Counter(now.waiting.values())
     silent_since = times.to_text(time.time() - SILENT_S)
     deaf = {
         AgentId(agent.batch, agent.restart, agent.node)

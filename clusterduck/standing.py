@@ -11,16 +11,15 @@ import bisect
 import json
 import sqlite3
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from clusterduck import identity
 from clusterduck.errors import ClusterduckError, NotFoundError, SlurmError
 from clusterduck.launch.processes import is_running
 from clusterduck.ledger import queries, schema, times
-from clusterduck.ledger.queries import Batch, Pending
+from clusterduck.ledger.queries import Batch, Run
 from clusterduck.model import AgentId, Attempt, State
 from clusterduck.paths import LedgerPaths, SweepPaths, require_own
 from clusterduck.queue import Claims
@@ -33,48 +32,76 @@ SUBMITTING_S = 120.0
 _LIVE = (State.PENDING.value, State.RUNNING.value)
 
 
-class Waiting(NamedTuple):
-    """A run that waits.
-
-    Attributes:
-        run: the run.
-        attempt: the attempt that is to be executed next.
-        holder: the agent that has claimed it; None if it is not claimed, or by nobody who will start it.
-        is_claimed: whether it is claimed at all.
-        batch: the live batch that will take it; None if there is none.
-    """
-
-    run: Pending
-    attempt: Attempt
-    holder: AgentId | None
-    is_claimed: bool
-    batch: str | None
-
-
 @dataclass(frozen=True)
 class Standing:
-    """A sweep's jobs and waiting runs at one moment.
+    """A sweep's jobs and waiting runs at one moment. Runs are told by their numbers, because very many may wait.
 
     Attributes:
         sweep: its id.
         paths: its folders.
         batches: its jobs.
         live: the ids of those that may still take runs.
-        waiting: its PENDING runs.
-        claimed: all attempts that are claimed.
+        waiting: its PENDING runs in order, each with the live batch that will take it; None if there is none.
+        later: the attempt that is to be executed next, for those of them of which that is not the first.
+        holders: those of them that are claimed, each with the agent that has it; None if nobody will start it.
+        claimed: the names of all attempts that are claimed.
     """
 
     sweep: str
     paths: SweepPaths
     batches: list[Batch]
     live: frozenset[str]
-    waiting: list[Waiting] = field(default_factory=list)
-    claimed: frozenset[Attempt] = frozenset()
+    waiting: Mapping[int, str | None] = field(default_factory=dict)
+    later: Mapping[int, int] = field(default_factory=dict)
+    holders: Mapping[int, AgentId | None] = field(default_factory=dict)
+    claimed: frozenset[str] = frozenset()
 
     @property
-    def unattended(self) -> list[Waiting]:
+    def unattended(self) -> list[int]:
         """The runs that wait for nobody."""
-        return [each for each in self.waiting if each.batch is None]
+        return _without(self.waiting)
+
+    def attempt(self, run: int) -> Attempt:
+        """The attempt of a run that waits which is to be executed next."""
+        return Attempt(run, self.later.get(run, 1))
+
+
+@dataclass(frozen=True)
+class Neglected:
+    """The runs of a sweep that wait and that no job will take.
+
+    Attributes:
+        sweep: its id.
+        count: how many there are.
+        waiting: all runs of the sweep that wait, and who takes them, as in :class:`Standing`.
+        holders: those that are claimed, likewise.
+        ends: how a batch ended, or why it takes nothing more.
+    """
+
+    sweep: str
+    count: int
+    waiting: Mapping[int, str | None]
+    holders: Mapping[int, AgentId | None]
+    ends: Mapping[str, str]
+
+    @property
+    def runs(self) -> list[int]:
+        """Their numbers, in order."""
+        return _without(self.waiting)
+
+    def why(self, run: Run) -> str | None:
+        """A sentence that says of one of these runs that no job will take it, and why; None for any other."""
+        if self.waiting.get(run.number, "") is not None:
+            return None
+        holder = self.holders.get(run.number)
+        end = self.ends.get((holder.batch if holder is not None else run.batch) or "")
+        why = f": {end}" if end else ""
+        return f"No job will take it{why}. Send it with `{remedy(self.sweep)}`."
+
+
+def _without(waiting: Mapping[int, str | None]) -> list[int]:
+    """The runs that nobody will take."""
+    return [run for run, batch in waiting.items() if batch is None]
 
 
 def paths_of(connection: sqlite3.Connection, sweep: str) -> SweepPaths:
@@ -154,18 +181,42 @@ def of_sweep(
     }
     live |= started_again(batches) if again is None else {batch for its, batch in again if its == sweep}
     claims = Claims(paths.claims, "")
-    claimed = frozenset(claims.taken())
-    homes = _Homes(connection, batches, live - drained(connection, sweep))
-    waiting = []
-    for run in queries.pending(connection, sweep):
-        attempt = Attempt(run.number, max(run.attempt, 1))
-        if attempt in claimed:
-            holder = agent_of(claims.owner(attempt))
-            batch = holder.batch if holder is not None and holder.batch in live else None
-            waiting.append(Waiting(run, attempt, holder, True, batch))
-        else:
-            waiting.append(Waiting(run, attempt, None, False, homes.of(run, attempt)))
-    return Standing(sweep, paths, batches, frozenset(live), waiting, claimed)
+    claimed = claims.names()
+    numbers, later = queries.waiting(connection, sweep)
+    takers = live - drained(connection, sweep)
+    waiting = _by_range(numbers, batches, takers)
+    waiting.update(dict.fromkeys(later))
+    listed = {Attempt(*pair): batch.id for batch in batches if batch.id in takers for pair in batch.attempts}
+    listed |= _put_back_by(connection, sweep, takers)
+    for (run, number), home in listed.items():
+        if run in waiting and number == later.get(run, 1):
+            waiting[run] = home
+    holders: dict[int, AgentId | None] = {}
+    for attempt in _claimed(numbers, later, claimed):
+        holder = holders[attempt.run] = agent_of(claims.owner(attempt))
+        waiting[attempt.run] = holder.batch if holder is not None and holder.batch in live else None
+    return Standing(sweep, paths, batches, frozenset(live), waiting, later, holders, claimed)
+
+
+def _by_range(numbers: Sequence[int], batches: Iterable[Batch], takers: Collection[str]) -> dict[int, str | None]:
+    """Runs, in their order, each with the batch whose range has it, or one that shares that, if they take runs."""
+    sharing = {batch.launch: batch.id for batch in batches if batch.id in takers and batch.share_runs}
+    found: list[str | None] = [None] * len(numbers)
+    for batch in batches:  # ranges of runs do not overlap
+        taker = batch.id if batch.id in takers else sharing.get(batch.launch)
+        if taker is not None:
+            first, stop = (bisect.bisect_left(numbers, end or 0) for end in (batch.first_run, batch.stop_run))
+            found[first:stop] = [taker] * (stop - first)
+    return dict(zip(numbers, found, strict=True))
+
+
+def _claimed(numbers: Iterable[int], later: Mapping[int, int], claimed: frozenset[str]) -> list[Attempt]:
+    """Which of the attempts that are to be executed next are claimed."""
+    if not claimed:
+        return []
+    first = map(Attempt.parse, claimed.intersection([f"{run}.1" for run in numbers]))
+    others = (Attempt(*pair) for pair in later.items())
+    return [each for each in first if each.run not in later] + [each for each in others if str(each) in claimed]
 
 
 def started_again(batches: Iterable[Batch]) -> set[str]:
@@ -197,8 +248,8 @@ def _started_again(batches: Iterable[Batch]) -> set[tuple[str, str]]:
 
 def neglected(
     connection: sqlite3.Connection, sweeps: Iterable[str], jobs: Mapping[tuple[str, str], JobStatus]
-) -> dict[tuple[str, int], str]:
-    """The runs (sweep, number) that wait and that no job will take, each with a sentence that says so, and why.
+) -> dict[str, Neglected]:
+    """The runs that wait and that no job will take, of each sweep that has any.
 
     Only sweeps with runs that wait and jobs that are over or were drained are looked into; one whose folder is gone is
     left out.
@@ -218,15 +269,14 @@ def neglected(
     found = {}
     for sweep, its in batches.items():
         try:
-            waiting = of_sweep(connection, sweep, jobs, again).unattended
+            now = of_sweep(connection, sweep, jobs, again)
         except ClusterduckError:
             continue
-        ends = dict.fromkeys(drained(connection, sweep), "its job was drained and takes nothing more")
-        ends |= {batch.id: _end_of(batch) for batch in its if batch.state not in _LIVE}
-        for each in waiting:
-            end = ends.get((each.holder.batch if each.holder is not None else each.run.batch) or "")
-            why = f": {end}" if end else ""
-            found[sweep, each.run.number] = f"No job will take it{why}. Send it with `{remedy(sweep)}`."
+        count = list(now.waiting.values()).count(None)
+        if count:
+            ends = dict.fromkeys(drained(connection, sweep), "its job was drained and takes nothing more")
+            ends |= {batch.id: _end_of(batch) for batch in its if batch.state not in _LIVE}
+            found[sweep] = Neglected(sweep, count, now.waiting, now.holders, ends)
     return found
 
 
@@ -269,28 +319,6 @@ def is_being_submitted(connection: sqlite3.Connection, batch: Batch) -> bool:
         return age < SUBMITTING_S
     _, pid, started_at, ended_at = launched
     return ended_at is None and is_running(int(pid or 0), times.to_seconds(started_at) if started_at else 0.0)
-
-
-class _Homes:
-    """Which live batch will take an attempt that nobody has claimed."""
-
-    def __init__(self, connection: sqlite3.Connection, batches: Iterable[Batch], live: Collection[str]) -> None:
-        alive = [batch for batch in batches if batch.id in live]
-        homes = ((batch.first_run or 0, batch.stop_run or 0, batch.id) for batch in alive)
-        self._ranges: list[tuple[float, float, str]] = sorted(home for home in homes if home[0] < home[1])
-        self._sharing = {batch.launch: batch.id for batch in alive if batch.share_runs}
-        self._lists = {Attempt(*pair): batch.id for batch in alive for pair in batch.attempts}
-        for sweep in {batch.sweep for batch in alive}:
-            self._lists |= _put_back_by(connection, sweep, live)
-
-    def of(self, run: Pending, attempt: Attempt) -> str | None:
-        """The batch's id, or None."""
-        if attempt in self._lists or attempt.number > 1:
-            return self._lists.get(attempt)
-        at = bisect.bisect_right(self._ranges, (run.number, float("inf"), "")) - 1  # ranges of runs do not overlap
-        if at >= 0 and run.number < self._ranges[at][1]:
-            return self._ranges[at][2]
-        return self._sharing.get(run.launch)
 
 
 def _put_back_by(connection: sqlite3.Connection, sweep: str, live: Collection[str]) -> dict[Attempt, str]:

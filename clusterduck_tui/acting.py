@@ -209,7 +209,7 @@ class Drain:
         slots = queries.slots(replica.connection, self.sweep, alive=True)
         self.running = sum(slot.run is not None and slot.batch in batches for slot in slots)
         now = standing.of_sweep(replica.connection, self.sweep, jobs)
-        self.waiting = sum(each.batch in batches and each.holder is None for each in now.waiting)
+        self.waiting = sum(batch in batches and run not in now.holders for run, batch in now.waiting.items())
 
     @property
     def description(self) -> str:

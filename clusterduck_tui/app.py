@@ -150,7 +150,7 @@ class Dashboard(App[None]):
 
     @on(NeglectRead)
     def _neglect_read(self, message: NeglectRead) -> None:
-        self.known.neglected, self.known.neglected_counts = message.found, message.counts
+        self.known.neglected = message.found
         self.main.show_known()
 
     @on(NodesRead)

@@ -11,7 +11,7 @@ from clusterduck.ledger.history import Pace
 from clusterduck.ledger.queries import Batch, Run, Sweep
 from clusterduck.model import FAILED_STATES, State
 from clusterduck.slurm.jobs import JobStatus
-from clusterduck.standing import remedy
+from clusterduck.standing import Neglected, remedy
 from clusterduck_tui.looks import Looks
 
 LIVE = (State.PENDING.value, State.RUNNING.value)
@@ -34,8 +34,7 @@ class Known:
     chosen: str | None = None
     marks: dict[str, set[int]] = field(default_factory=dict)
     looks: Looks = field(default_factory=Looks)
-    neglected: Mapping[tuple[str, int], str] = field(default_factory=dict)
-    neglected_counts: Mapping[str, int] = field(default_factory=dict)
+    neglected: Mapping[str, Neglected] = field(default_factory=dict)
     read_only: bool = False
 
     @property
@@ -59,17 +58,21 @@ class Known:
 
     def why(self, run: Run) -> str:
         """A run's reason; for one that waits and that no job will take, that it does."""
-        waits_in_vain = self.neglected.get((run.sweep, run.number)) if run.state == State.PENDING.value else None
-        return waits_in_vain or run.reason or ""
+        return self.in_vain(run) or run.reason or ""
+
+    def in_vain(self, run: Run) -> str | None:
+        """A sentence on a run that waits and that no job will take; None for any other."""
+        its = self.neglected.get(run.sweep) if run.state == State.PENDING.value else None
+        return None if its is None else its.why(run)
 
     @property
     def neglect(self) -> str:
         """A sentence on the runs of the chosen sweep that no job will take; empty if there are none."""
-        count = self.neglected_counts.get(self.chosen or "", 0)
-        if not count or self.chosen is None:
+        its = self.neglected.get(self.chosen or "")
+        if its is None:
             return ""
-        waits, them = ("1 run waits", "it") if count == 1 else (f"{count} runs wait", "them")
-        return f"{waits}, and no job will take {them}: {remedy(self.chosen)} sends {them}."
+        waits, them = ("1 run waits", "it") if its.count == 1 else (f"{its.count} runs wait", "them")
+        return f"{waits}, and no job will take {them}: {remedy(its.sweep)} sends {them}."
 
     def batches_of(self, sweep: str | None) -> list[Batch]:
         """The jobs of a sweep, those at work first, then those that wait, then those that are over, newest first."""

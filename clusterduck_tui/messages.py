@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from clusterduck.ledger.history import Happening, Lane, Occupancy, Pace
 from clusterduck.ledger.listing import Listing
 from clusterduck.ledger.queries import Act, Agent, AttemptInfo, Batch, Run, SlotNow, Sweep
 from clusterduck.slurm.jobs import JobStatus
+from clusterduck.standing import Neglected
 
 if TYPE_CHECKING:
     from clusterduck_tui.acting import Deed
@@ -167,12 +167,11 @@ class JobsRead(Fresh):
 
 
 class NeglectRead(Fresh):
-    """The runs (sweep, number) that wait and that no job will take, each with a sentence that says so."""
+    """The runs that wait and that no job will take, of each sweep that has any."""
 
-    def __init__(self, found: Mapping[tuple[str, int], str]) -> None:
+    def __init__(self, found: Mapping[str, Neglected]) -> None:
         super().__init__()
-        self.found = dict(found)
-        self.counts = Counter(sweep for sweep, _ in found)
+        self.found = found
 
 
 class ActDone(Message):

@@ -118,10 +118,8 @@ def _in_vain(view: View, sweeps: Sequence[str], matching: Filter) -> dict[tuple[
     """The runs whose reason is not the ledger's: those that wait, and that no job will take."""
     if matching.states and State.PENDING.value not in matching.states:
         return {}
-    numbers: dict[str, list[int]] = {}
-    for sweep, number in standing.neglected(view.connection, sweeps, view.jobs):
-        numbers.setdefault(sweep, []).append(number)
-    runs = (run for sweep, its in numbers.items() for run in _numbered(view, sweep, its))
+    neglected = standing.neglected(view.connection, sweeps, view.jobs)
+    runs = (run for sweep, its in neglected.items() for run in _numbered(view, sweep, its.runs))
     return {(run.sweep, run.number): run for run in runs}
 
 
@@ -168,8 +166,12 @@ def _numbered(view: View, sweep: str, numbers: Sequence[int]) -> list[Run]:
 def with_reasons(view: View, runs: Sequence[Run]) -> list[Run]:
     """The runs; those that wait, though no job will take them, with that as their reason."""
     waiting = {run.sweep for run in runs if run.state == State.PENDING.value}
-    why = standing.neglected(view.connection, waiting, view.jobs) if waiting else {}
-    return [replace(run, reason=why[run.sweep, run.number]) if (run.sweep, run.number) in why else run for run in runs]
+    neglected = standing.neglected(view.connection, waiting, view.jobs) if waiting else {}
+
+    def reason(run: Run) -> str | None:
+        return neglected[run.sweep].why(run) if run.sweep in neglected else None
+
+    return [replace(run, reason=why) if (why := reason(run)) else run for run in runs]
 
 
 def in_order(runs: Sequence[Run], key: Callable[[Run], Any], reverse: bool) -> list[Run]:

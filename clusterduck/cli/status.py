@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -121,8 +120,8 @@ def _print_sweeps(output: Output, sweeps: Sequence[Sweep]) -> None:
 def _print_neglected(output: Output, sweeps: Sequence[Sweep], view: View) -> None:
     """How many runs wait in vain, and what to do about it."""
     found = standing.neglected(view.connection, [sweep.id for sweep in sweeps], view.jobs)
-    for sweep, count in Counter(sweep for sweep, _ in found).items():
-        waits, them = ("1 run waits", "it") if count == 1 else (f"{count} runs wait", "them")
+    for sweep, its in found.items():
+        waits, them = ("1 run waits", "it") if its.count == 1 else (f"{its.count} runs wait", "them")
         output.line()
         output.line(f"{sweep}: {waits}, and no job will take {them}: `{standing.remedy(sweep)}` sends {them}")
 

@@ -137,7 +137,7 @@ class _Wait:
         if sweep.counts[State.RUNNING.value] or self._may_launch_more():
             return None
         now = standing.of_sweep(self._view.connection, self._sweep, self._view.jobs)
-        if len(now.unattended) < len(now.waiting) or not now.waiting:
+        if any(now.waiting.values()) or not now.waiting:
             return None
         count = len(now.waiting)
         waits, them = ("waits", "it") if count == 1 else ("wait", "them")

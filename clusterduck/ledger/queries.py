@@ -50,6 +50,7 @@ __all__ = [
     "sweep",
     "sweeps",
     "varying_keys",
+    "waiting",
 ]
 
 #: What runs can be sorted by -> the column that does it. Ties, and runs without a value (always last), go by number.
@@ -253,6 +254,20 @@ def runs(
             [*values, *more, _limit(limit, len(rows))],
         )
     return _runs(connection, sweep_id, rows)
+
+
+def waiting(connection: sqlite3.Connection, sweep_id: str) -> tuple[list[int], dict[int, int]]:
+    """The PENDING runs of a sweep, which may be very many, in the order of their numbers; and which attempt is to be
+    executed next, for those of which it is not the first."""
+    pending, later = connection.execute(
+        "SELECT (SELECT json_group_array(number) FROM "
+        "(SELECT number FROM run WHERE sweep = :sweep AND state = :pending ORDER BY number)), "
+        "(SELECT json_group_array(json_array(number, attempt)) FROM run WHERE sweep = :sweep AND attempt > 1)",
+        {"sweep": sweep_id, "pending": State.PENDING.value},
+    ).fetchall()[0]
+    numbers = json.loads(pending)
+    attempts = dict(json.loads(later))
+    return numbers, {number: attempts[number] for number in numbers if number in attempts} if attempts else {}
 
 
 def pending(connection: sqlite3.Connection, sweep_id: str) -> list[Pending]:

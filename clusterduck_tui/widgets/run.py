@@ -196,7 +196,7 @@ class RunView(View):
         _field(text, "returned", short(json_value(self.run.return_value), places=None))
         if not self._attempts:
             waits = not State(self.run.state).is_terminal and self.run.batch is not None
-            waits = waits and (self.run.sweep, self.run.number) not in self.known.neglected
+            waits = waits and self.known.in_vain(self.run) is None
             _field(text, "waits for", f"batch {self.run.batch}" if waits else None)
             _field(text, "reason", self.known.why(self.run))
         shown = self.attempt

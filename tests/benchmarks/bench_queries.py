@@ -107,13 +107,25 @@ def write_different(connection: sqlite3.Connection, runs: int) -> None:
     columns.write(connection, DIFFERENT, (plan[at : at + RUNS_PER_LINE] for at in range(0, runs, RUNS_PER_LINE)))
 
 
-def wholes(connection: sqlite3.Connection, sweep: queries.Sweep) -> dict[str, Question]:
-    """Questions that need all runs of the sweep."""
+def with_ended_jobs(replica: Replica, sweep: str) -> sqlite3.Connection:
+    """A connection of its own that takes all jobs of a sweep for ended, so that no job will take what waits there."""
+    connection = sqlite3.connect(f"{replica.path.as_uri()}?mode=ro", uri=True)
+    connection.execute("CREATE TEMP TABLE batch AS SELECT * FROM main.batch")
+    connection.execute("CREATE INDEX temp.batch_key ON batch(sweep, id)")
+    connection.execute("UPDATE temp.batch SET state = 'TIMEOUT', cluster = 'local' WHERE sweep = ?", [sweep])
+    connection.commit()
+    return connection
+
+
+def wholes(connection: sqlite3.Connection, sweep: queries.Sweep, ended: sqlite3.Connection) -> dict[str, Question]:
+    """Questions that need all runs of the sweep; for some of them, all of its jobs have ended."""
     few = queries.sweeps(connection)[-1].id  # on 4 nodes
     asked: dict[str, Question] = {
         "picture of the timeline in a file": lambda: history.lanes(connection, sweep.id),
         "timeline of 16 slots, all of the time": lambda: history.lanes(connection, few, rows=(0, 16), pieces=PIECES),
         "which job takes each run that waits": lambda: standing.of_sweep(connection, sweep.id, {}),
+        "the same, no job is left": lambda: standing.of_sweep(ended, sweep.id, {}),
+        "runs that no job will take": lambda: standing.neglected(ended, [sweep.id], {}),
     }
     for sort in ("state", "attempt", "return_value", "duration_s", "host", "reason", "=lr"):
         asked[f"order by {sort}"] = lambda sort=sort: listing.order(connection, listing.Listing(sweep.id, sort=sort))  # type: ignore[misc]
@@ -164,7 +176,9 @@ def main() -> int:
             numbers: Question = lambda: connection.execute(floor_sql, [sweep.id]).fetchall()  # noqa: E731
             floor = min(cpu for _, cpu in measure({"floor": numbers}, options.rounds)["floor"])
             whole = f"all runs of the sweep (SQLite's own reading of their numbers: {floor:.1f} ms)"
-            for title, asked in (("pages and figures", pages(connection, sweep)), (whole, wholes(connection, sweep))):
+            ended = with_ended_jobs(replica, sweep.id)
+            few, many = pages(connection, sweep), wholes(connection, sweep, ended)
+            for title, asked in (("pages and figures", few), (whole, many)):
                 print(title)
                 for name_, found in measure(asked, options.rounds).items():
                     walls = [wall for wall, _ in found]

@@ -95,7 +95,7 @@ def test_a_job_in_doubt_is_neither_failed_nor_forgotten(
         (batch, ended_at) = look(replica, own_ledger)
         assert (batch.state, batch.job_id, ended_at) == ("PENDING", None, None) and batch.reason == str(caught.value)
         now = standing.of_sweep(replica.connection, paths.sweep, {})
-        assert [waiting.batch for waiting in now.waiting] == ["0-0", "0-0"] and not now.unattended
+        assert list(now.waiting.values()) == ["0-0", "0-0"] and not now.unattended
 
         (folder / "squeue").write_text("#!/bin/sh\n" + SHOWS.format("4711"))  # there it is
         (batch, _) = look(replica, own_ledger)

@@ -209,10 +209,11 @@ def test_what_a_drained_job_has_not_claimed_waits_for_nobody(
     drain(replica.connection, "9001")
     replica.catch_up(look_at=[sweep.id])
     now = standing.of_sweep(replica.connection, sweep.id, {})
-    assert [waiting.run.number for waiting in now.unattended] == [8, 9, 10, 11]
-    assert {waiting.run.number: waiting.batch for waiting in now.waiting}[7] == "0-1", "it is about to begin it"
-    told = standing.neglected(replica.connection, [sweep.id], {})
-    assert told[sweep.id, 8].startswith("No job will take it: its job was drained and takes nothing more. Send it with")
+    assert now.unattended == [8, 9, 10, 11]
+    assert now.waiting[7] == "0-1", "it is about to begin it"
+    told = standing.neglected(replica.connection, [sweep.id], {})[sweep.id]
+    why = told.why(queries.run(replica.connection, sweep.id, 8))
+    assert str(why).startswith("No job will take it: its job was drained and takes nothing more. Send it with")
 
 
 def test_draining_a_job_that_has_not_begun_takes_it_out_of_the_queue(
