@@ -140,6 +140,31 @@ def test_orders_by_overrides_that_few_runs_share_or_many(override: str) -> None:
         assert list(columns.in_order(made, SWEEP, "x")) == expected
 
 
+FORMS = [
+    "x={0}a",
+    "x=",
+    "+x={0}a",
+    "~x",
+    "~x={0}",
+    'x="{0}"',
+    'x={0}", "x={0}',
+    "x=\\\\{0}",
+    "x=[\u00c4, {0}]",
+    "x={0}\udcff",
+]
+
+
+@pytest.mark.parametrize("forms", [FORMS, *([FORMS[0], form] for form in FORMS), ["x=[a, {0}]", "x=x={0}"]])
+def test_orders_by_overrides_of_any_form(forms: list[str]) -> None:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as made:
+        migrate(made, "a new file")
+        texts = {run: forms[run * 13 // 7 % len(forms)].format(run * 7919 % 31) for run in range(90)}
+        plan = [(run, [text]) for run, text in texts.items()]
+        columns.write(made, SWEEP, [plan[:20], plan[20:21], plan[21:]])
+        expected = sorted(texts, key=lambda run: as_dict([texts[run]])["x"])
+        assert list(columns.in_order(made, SWEEP, "x")) == expected
+
+
 def _is_number(value: str) -> bool:
     try:
         return not math.isnan(float(value))
