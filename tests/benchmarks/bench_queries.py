@@ -102,6 +102,7 @@ def write_different(connection: sqlite3.Connection, runs: int) -> None:
     connection.execute("CREATE TEMP TABLE override_key AS SELECT * FROM main.override_key WHERE 0")
     connection.execute("CREATE UNIQUE INDEX temp.different_key ON override_key(sweep, key)")
     connection.execute("CREATE TEMP TABLE override_part AS SELECT * FROM main.override_part WHERE 0")
+    connection.execute("CREATE UNIQUE INDEX temp.different_part ON override_part(sweep, key, first_run)")
     draw = random.Random(1)
     plan = [(number, [f"x={draw.random()}", f"name=run_{draw.random()}"]) for number in range(runs)]
     columns.write(connection, DIFFERENT, (plan[at : at + RUNS_PER_LINE] for at in range(0, runs, RUNS_PER_LINE)))
