@@ -13,6 +13,7 @@ import sqlite3
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from clusterduck import identity
@@ -186,11 +187,10 @@ def of_sweep(
     takers = live - drained(connection, sweep)
     waiting = _by_range(numbers, batches, takers)
     waiting.update(dict.fromkeys(later))
-    listed = {Attempt(*pair): batch.id for batch in batches if batch.id in takers for pair in batch.attempts}
-    listed |= _put_back_by(connection, sweep, takers)
-    for (run, number), home in listed.items():
-        if run in waiting and number == later.get(run, 1):
-            waiting[run] = home
+    lists = [(batch.id, batch.attempts) for batch in batches] + _put_back_by(connection, sweep)
+    for home, attempts in lists:
+        if home in takers:
+            waiting.update((run, home) for run, number in attempts if run in waiting and number == later.get(run, 1))
     holders: dict[int, AgentId | None] = {}
     for attempt in _claimed(numbers, later, claimed):
         holder = holders[attempt.run] = agent_of(claims.owner(attempt))
@@ -212,11 +212,8 @@ def _by_range(numbers: Sequence[int], batches: Iterable[Batch], takers: Collecti
 
 def _claimed(numbers: Iterable[int], later: Mapping[int, int], claimed: frozenset[str]) -> list[Attempt]:
     """Which of the attempts that are to be executed next are claimed."""
-    if not claimed:
-        return []
-    first = map(Attempt.parse, claimed.intersection([f"{run}.1" for run in numbers]))
-    others = (Attempt(*pair) for pair in later.items())
-    return [each for each in first if each.run not in later] + [each for each in others if str(each) in claimed]
+    names = [f"{run}.{later.get(run, 1)}" for run in numbers] if claimed else []
+    return [Attempt.parse(name) for name in claimed.intersection(names)]
 
 
 def started_again(batches: Iterable[Batch]) -> set[str]:
@@ -321,17 +318,13 @@ def is_being_submitted(connection: sqlite3.Connection, batch: Batch) -> bool:
     return ended_at is None and is_running(int(pid or 0), times.to_seconds(started_at) if started_at else 0.0)
 
 
-def _put_back_by(connection: sqlite3.Connection, sweep: str, live: Collection[str]) -> dict[Attempt, str]:
-    """Attempts that an agent of a live batch has put into the queue, and looks for itself."""
-    found: dict[Attempt, str] = {}
-    for (detail,) in connection.execute(
+def _put_back_by(connection: sqlite3.Connection, sweep: str) -> list[tuple[str, list[tuple[int, int]]]]:
+    """Attempts that an agent has put into the queue, and looks for itself, each time with its batch."""
+    rows = connection.execute(
         "SELECT detail FROM act WHERE sweep = ? AND kind = 'requeue' AND json_extract(detail, '$.batch') IS NOT NULL",
         (sweep,),
-    ).fetchall():
-        told = json.loads(detail)
-        if told["batch"] in live:
-            found |= {Attempt(*pair): str(told["batch"]) for pair in told["attempts"]}
-    return found
+    ).fetchall()
+    return [(told["batch"], told["attempts"]) for told in map(json.loads, chain.from_iterable(rows))]
 
 
 def agent_of(owner: str | None) -> AgentId | None:

@@ -259,15 +259,16 @@ def runs(
 def waiting(connection: sqlite3.Connection, sweep_id: str) -> tuple[list[int], dict[int, int]]:
     """The PENDING runs of a sweep, which may be very many, in the order of their numbers; and which attempt is to be
     executed next, for those of which it is not the first."""
-    pending, later = connection.execute(
-        "SELECT (SELECT json_group_array(number) FROM "
-        "(SELECT number FROM run WHERE sweep = :sweep AND state = :pending ORDER BY number)), "
-        "(SELECT json_group_array(json_array(number, attempt)) FROM run WHERE sweep = :sweep AND attempt > 1)",
+    rows = connection.execute(
+        "SELECT 0, json_group_array(number) FROM "
+        "(SELECT number FROM run WHERE sweep = :sweep AND state = :pending ORDER BY number) UNION ALL "
+        "SELECT attempt, json_group_array(number) FROM run WHERE sweep = :sweep AND attempt > 1 GROUP BY attempt",
         {"sweep": sweep_id, "pending": State.PENDING.value},
-    ).fetchall()[0]
-    numbers = json.loads(pending)
-    attempts = dict(json.loads(later))
-    return numbers, {number: attempts[number] for number in numbers if number in attempts} if attempts else {}
+    ).fetchall()
+    runs = {attempt: json.loads(numbers) for attempt, numbers in rows}
+    pending = runs.pop(0)
+    later = {number: attempt for attempt, numbers in runs.items() for number in numbers}
+    return pending, {number: later[number] for number in pending if number in later} if later else {}
 
 
 def pending(connection: sqlite3.Connection, sweep_id: str) -> list[Pending]:
