@@ -245,7 +245,7 @@ class Feed(threading.Thread):
             return
         elif interest.subject == "timeline":
             start, end = interest.span
-            lanes = history.lanes(connection, interest.sweep, start, end, rows=interest.rows, pieces=interest.pieces)
+            lanes = history.lanes(connection, interest.sweep, start, end, rows=interest.rows, columns=interest.columns)
             self._post(LanesRead(interest.sweep, lanes, interest.rows, interest.span))
         elif interest.subject == "run" and interest.run is not None:
             self._run(connection, interest.sweep, interest.run)

@@ -46,7 +46,7 @@ class Interest:
         listing: which runs are listed, in which order.
         rows: the first row that is wanted, and the one behind the last: of the listing, or of the timeline's slots.
         span: the time that is wanted of these slots.
-        pieces: how many pieces of it can be told apart.
+        columns: how many columns of a picture it has.
     """
 
     subject: str
@@ -55,7 +55,7 @@ class Interest:
     listing: Listing | None = None
     rows: tuple[int, int] = (0, 0)
     span: Span = ALL_TIME
-    pieces: int | None = None
+    columns: int | None = None
 
 
 class Fresh(Message):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 import statistics
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 from clusterduck.ledger import times
@@ -17,12 +19,11 @@ from clusterduck.ledger.schema import IN_TROUBLE
 #: So many of the latest completed runs tell how long one takes.
 _TYPICAL_OF = 200
 
-#: At most so many bars are read for one picture.
-MOST_BARS = 200_000
+#: A picture on a screen is made of no more than about so many attempts, which are read in a fiftieth of a second.
+MOST_BARS = 11_500
 
-#: A slot with more than so many attempts for each piece of a picture is not read whole. With fewer it is: to look for
-#: two in their indexes takes as long as to read so many.
-_MANY = 6
+#: To find the attempt that stands for a piece of time takes as long as to read so many.
+_LOOK = 6
 
 #: After any time there is, as text.
 _LATER = "~"
@@ -56,7 +57,12 @@ Bar = tuple[int, int, str, float, float | None]
 
 @dataclass(frozen=True)
 class Lane:
-    """One slot of one agent over time, from the agent's start to its end (None while it runs)."""
+    """One slot of one agent over time, from the agent's start to its end (None while it runs).
+
+    Attributes:
+        piece: 0 if each of ``bars`` is an attempt. Else a bar that is shorter than two pieces of so many seconds stands
+            for all that began in its piece, and is drawn as long as that: the last one in trouble, or else the last.
+    """
 
     batch: str
     restart: int
@@ -66,6 +72,12 @@ class Lane:
     start: float
     end: float | None
     bars: tuple[Bar, ...]
+    piece: float = 0.0
+
+
+def column_s(length: float, columns: int) -> float:
+    """Seconds to a column of a picture of so much time, in steps of a hundredth: they seldom change as time goes on."""
+    return float(1.01 ** math.ceil(math.log(max(length, 0.001) / max(1, columns), 1.01)))
 
 
 def _all(connection: sqlite3.Connection, sql: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
@@ -124,7 +136,8 @@ def lanes(
     end: float | None = None,
     *,
     rows: tuple[int, int] | None = None,
-    pieces: int | None = None,
+    columns: int | None = None,
+    most: int = MOST_BARS,
 ) -> list[Lane]:
     """Every slot that the sweep ever had, in the order in which their agents began, with the attempts in it.
 
@@ -134,89 +147,141 @@ def lanes(
         start: leave out attempts that ended before.
         end: leave out attempts that began later.
         rows: the first of the slots that get their attempts, and the one behind the last; None: all get them.
-        pieces: for a picture in which no more than so many pieces of this time can be told apart: a slot with many
-            attempts in most of them gets the last one that began in each, and the last in trouble; None: all of them.
+        columns: for a picture of this time in so many columns, counted from the beginning of the sweep's first agent
+            and as wide as :func:`column_s` says if it is all of the time. A slot with many more attempts gets one for
+            each column in which one began: the last in trouble, or else the last. If there are many such slots, it is
+            one for each piece of several columns, see :class:`Lane`. None: all attempts.
+        most: no more than about so many attempts are read for a picture.
     """
     agents = _all(
         connection,
-        f"SELECT batch, restart, node, coalesce(host, '?') AS host, coalesce(slots, 0) AS slots, "  # noqa: S608
-        f"{_SECONDS.format('started_at')} AS start, {_SECONDS.format('coalesce(ended_at, seen_at)')} AS heard, "
-        f"ended_at, state FROM agent WHERE sweep = ? AND started_at IS NOT NULL "
-        f"ORDER BY started_at, batch, restart, node",
+        f"SELECT batch, restart, node, coalesce(host, '?') AS host, slots, {_SECONDS.format('started_at')} AS start, "  # noqa: S608
+        f"CASE state WHEN 'RUNNING' THEN NULL ELSE {_SECONDS.format('coalesce(ended_at, seen_at)')} END AS end "
+        "FROM agent WHERE sweep = ? AND started_at IS NOT NULL AND slots > 0 "
+        "ORDER BY started_at, batch, restart, node",
         [sweep],
     )
-    stretch = _Stretch(start, end, _ticks(agents, start, end, pieces) if agents and pieces else ())
-    room = MOST_BARS
-    found: list[Lane] = []
-    for agent in agents:
-        its_end = None if agent["state"] == "RUNNING" else agent["heard"]
-        for slot in range(agent["slots"]):
-            key = (agent["batch"], agent["restart"], agent["node"], slot)
-            is_wanted = rows is None or rows[0] <= len(found) < rows[1]
-            bars = _bars(connection, sweep, key, stretch, room) if is_wanted else ()
-            room -= len(bars)
-            found.append(Lane(*key, agent["host"], agent["start"], its_end, tuple(bars)))
+    found = [
+        Lane(agent["batch"], agent["restart"], agent["node"], slot, agent["host"], agent["start"], agent["end"], ())
+        for agent in agents
+        for slot in range(agent["slots"])
+    ]
+    bounds = ("" if start is None else times.to_text(start), _LATER if end is None else times.to_text(end))
+    wanted: Sequence[int] = range(len(found))[slice(*(rows or (None,)))]
+    few = None
+    for is_last in (False, True):  # what slots with few attempts leave is for those with many
+        grid = _grid(found, start, end, columns, most // len(wanted)) if columns and wanted else None
+        many = []
+        for row in wanted:
+            lane = found[row]
+            values = (sweep, lane.batch, lane.restart, lane.node, lane.slot, *bounds)
+            if grid is None or (grid.few != few and not _are_more(connection, values, grid.few)):
+                found[row] = replace(lane, bars=tuple(_all_of(connection, values)))
+                most -= len(found[row].bars)
+            elif is_last:
+                found[row] = _some_of(connection, values, lane, grid)
+            else:
+                many.append(row)
+        wanted, few = many, grid and grid.few
     return found
 
 
-class _Stretch(NamedTuple):
-    """The time that is wanted; and where its pieces end, if not all attempts are."""
+class _Grid(NamedTuple):
+    """What of a slot's attempts is read for a picture.
 
-    start: float | None
-    end: float | None
-    ticks: Sequence[str]
+    Attributes:
+        few: all of them, if they are no more than this.
+        first: when the sweep's first agent began, and with it the first of the pieces of time.
+        piece: how many seconds each of them has.
+        column: how many seconds a column of the picture has.
+        begin: the number of the first piece that is wanted.
+        edges: when that one begins, and each that follows, as text.
+        now: the time at which all this is asked.
+    """
+
+    few: int
+    first: float
+    piece: float
+    column: float
+    begin: int
+    edges: Sequence[str]
+    now: float
+
+    def number(self, at: float) -> int:
+        """The number of the piece in which a time lies, which is told to the millisecond."""
+        return math.floor((at + 0.0005 - self.first) / self.piece)
 
 
-def _ticks(agents: Sequence[sqlite3.Row], start: float | None, end: float | None, pieces: int) -> list[str]:
-    """The ends of the pieces of this time, and its start."""
-    low = min(agent["start"] for agent in agents) if start is None else start
-    high = max(time.time() if agent["state"] == "RUNNING" else agent["heard"] for agent in agents)
-    high = high if end is None else min(high, end)
-    ticks = [times.to_text(low + (high - low) * piece / pieces) for piece in range(pieces + 1)]
-    return [*ticks[:-1], _LATER if end is None else times.to_text(end)]
+def _grid(lanes: Sequence[Lane], start: float | None, end: float | None, columns: int, share: int) -> _Grid:
+    """What is read of each slot for a picture of so many columns, if each may cost as much as so many attempts."""
+    first, now = lanes[0].start, time.time()
+    last = max(now if lane.end is None else lane.end for lane in lanes)
+    is_all = start is None or end is None
+    start, end = first if start is None else start, last if end is None else end
+    column = column_s(last - first, columns) if is_all else (end - start) / columns
+    piece = column * math.ceil(columns * _LOOK / max(1, share))
+    grid = _Grid(min(share, columns * _LOOK), first, piece, column, 0, (), now)
+    begin = grid.number(max(first, start))
+    numbers = range(begin, max(begin, grid.number(min(last, end) - 0.001)) + 1)
+    return grid._replace(begin=begin, edges=[times.to_text(first + number * piece) for number in numbers])
 
 
-def _bars(
-    connection: sqlite3.Connection,
-    sweep: str,
-    slot: tuple[str, int, int, int],
-    stretch: _Stretch,
-    limit: int,
-) -> Sequence[Bar]:
-    """The attempts in a slot, the first one first. One at a time is in it, so one at most reaches across ``start``."""
-    start, end, ticks = stretch
-    where = "sweep = ? AND batch = ? AND restart = ? AND node = ? AND slot = ?"
-    condition, values = f"{where} AND started_at IS NOT NULL", [sweep, *slot]
-    if end is not None:
-        condition += " AND started_at < ?"
-        values.append(times.to_text(end))
-    if start is not None:
-        condition += (
-            f" AND started_at >= coalesce((SELECT max(started_at) FROM attempt WHERE {where} AND started_at <= ?), '')"  # noqa: S608
-        )
-        values += [sweep, *slot, times.to_text(start)]
-    if ticks and _are_more(connection, condition, values, _MANY * len(ticks)):
-        last = (
-            f"SELECT (SELECT max(started_at) FROM attempt INDEXED BY {{}} WHERE {where} AND {{}} "  # noqa: S608
-            "AND started_at < tick.value) FROM json_each(?) AS tick"
-        )
-        picked = f"{last.format('attempt_by_slot', '1')} UNION {last.format('attempt_in_trouble', IN_TROUBLE)}"
-        condition = f"{where} AND started_at IN ({picked})"
-        values = [sweep, *slot, *[sweep, *slot, json.dumps(ticks)] * 2]
-    elif start is not None:
-        condition += " AND (ended_at IS NULL OR ended_at > ?)"
-        values.append(times.to_text(start))
+#: What begins in a slot (the values 1 to 5), and whatever is in it at the time between two others (6 and 7): one at a
+#: time is, so one at most reaches across the first.
+_ITS = "sweep = ?1 AND batch = ?2 AND restart = ?3 AND node = ?4 AND slot = ?5 AND started_at"
+_BETWEEN = f"{_ITS} < ?7 AND started_at >= coalesce((SELECT max(started_at) FROM attempt WHERE {_ITS} <= ?6), '')"  # noqa: S608
+
+
+def _are_more(connection: sqlite3.Connection, values: Sequence[Any], than: int) -> bool:
+    """Whether so many attempts are in a slot, which an index tells."""
+    sql = f"SELECT 1 FROM attempt WHERE {_BETWEEN} LIMIT 1 OFFSET ?8"  # noqa: S608
+    return bool(connection.execute(sql, [*values, than]).fetchall())
+
+
+def _all_of(connection: sqlite3.Connection, values: Sequence[Any]) -> list[Bar]:
+    """The attempts in a slot, the first one first."""
     return connection.execute(
         f"SELECT run, number, state, {_SECONDS.format('started_at')}, {_SECONDS.format('ended_at')} "  # noqa: S608
-        f"FROM attempt WHERE {condition} ORDER BY started_at LIMIT ?",
-        [*values, max(0, limit)],
+        f"FROM attempt WHERE {_BETWEEN} AND (ended_at IS NULL OR ended_at > ?6) ORDER BY started_at",
+        values,
     ).fetchall()
 
 
-def _are_more(connection: sqlite3.Connection, condition: str, values: Sequence[Any], than: int) -> bool:
-    """Whether so many attempts are meant, which an index tells."""
-    sql = f"SELECT 1 FROM attempt WHERE {condition} LIMIT 1 OFFSET ?"  # noqa: S608
-    return bool(connection.execute(sql, [*values, than]).fetchall())
+def _some_of(connection: sqlite3.Connection, values: Sequence[Any], lane: Lane, grid: _Grid) -> Lane:
+    """The slot with an attempt for each piece of time in which one began, and the last one before."""
+    begin = max(0, min(grid.number(lane.start) - grid.begin, len(grid.edges) - 1))
+    behind = None if lane.end is None else max(begin, grid.number(lane.end) - grid.begin) + 1
+    edges = grid.edges[begin:behind]
+    pieces = json.dumps([low + high for low, high in pairwise([edges[0], *edges, values[6]])])
+    times_ = (f"CAST(round({_SECONDS.format(at)} * 1000) AS INTEGER)" for at in ("started_at", "ended_at"))
+    bar = f"json_array(run, number, state, {', '.join(times_)})"  # whole numbers: SQLite takes long for the other ones
+    picked = f"(SELECT {bar} FROM attempt WHERE {_ITS} < substr(value, 25) ORDER BY started_at DESC LIMIT 1)"  # noqa: S608
+    in_trouble = f"FROM attempt INDEXED BY attempt_in_trouble WHERE {IN_TROUBLE} AND {_ITS}"
+    if connection.execute(f"SELECT 1 {in_trouble} >= ?6 AND {_ITS} < ?7 LIMIT 1", values).fetchone():
+        latest = f"SELECT max(started_at) {in_trouble} >= substr(value, 1, 24) AND {_ITS} < substr(value, 25)"
+        picked = f"coalesce((SELECT {bar} FROM attempt WHERE {_ITS} = ({latest})), {picked})"  # noqa: S608
+    found = connection.execute(f"SELECT group_concat({picked}) FROM json_each(?8)", [*values, pieces]).fetchone()[0]  # noqa: S608
+    bars = [
+        (run, number, state, start / 1000, None if end is None else end / 1000)
+        for (run, number, state, start, end), _ in groupby(json.loads(f"[{found or ''}]"))
+    ]
+    if grid.piece > grid.column:
+        return replace(lane, bars=tuple(_as_long_as_their_pieces(bars, lane, grid)), piece=grid.piece)
+    return replace(lane, bars=tuple(bars))
+
+
+def _as_long_as_their_pieces(bars: Iterable[Bar], lane: Lane, grid: _Grid) -> Iterator[Bar]:
+    """Each bar, stretched to the piece in which it began unless it is longer, but for a hundredth of a column."""
+    inset = grid.column / 100
+    until = grid.now if lane.end is None else lane.end
+    for bar in bars:
+        run, number, state, start, end = bar
+        if (until if end is None else end) - start < grid.piece:
+            low = grid.first + grid.number(start) * grid.piece
+            high = None if end is None else max(end, min(low + grid.piece - inset, until))
+            yield run, number, state, max(low + inset, lane.start), high
+        else:
+            yield bar
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,15 @@
 """Slot occupancy over time as a Gantt chart: rows are slots, bars are runs, and idle gaps stand out.
 
-The attempts of the slots in view are known, and of those around, for the stretch of time in view and half as much on
-each side; what comes near is asked for. Where a column holds many of one slot, not all of them are known. A row is kept
-as it was painted until something in it can look otherwise.
+The attempts of the slots in view are known, and of those around, for the stretch of time in view and a quarter as much
+on each side; what comes near is asked for. Columns are counted from the beginning of the sweep's first agent, so that
+what is in one stays in it while time goes on: a column that holds many attempts of a slot knows only the one that it
+shows, and of many such slots some columns are shown as one. A row is kept as it was painted until something in it can
+look otherwise.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -23,7 +26,7 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from clusterduck.ledger.history import Lane
+from clusterduck.ledger.history import Lane, column_s
 from clusterduck_tui.messages import ALL_TIME, LanesRead, Span
 from clusterduck_tui.theme import BOLD, COLOURS, DIM, LETTERS, shortened
 
@@ -92,13 +95,19 @@ class TimelineChart(ScrollView, can_focus=True):
     @property
     def window(self) -> tuple[float, float]:
         """The stretch of time in view."""
+        first, column, at, columns = self._grid()
+        return first + at * column, first + (at + columns) * column
+
+    def _grid(self) -> tuple[float, float, int, int]:
+        """Where columns are counted from, seconds to a column, and the number of the first one in view and how many."""
+        first, last = self.extent
+        columns = max(1, self.scrollable_content_region.width - NAME)
         if self._window is None:
-            return self.extent
+            return first, column_s(last - first, columns), 0, columns
         low, high = self._window
-        if self._live:
-            end = self.extent[1]
-            return end - (high - low), end
-        return low, high
+        column = (high - low) / columns
+        at = math.ceil((last - first) / column) - columns if self._live else round((low - first) / column)
+        return first, column, at, columns
 
     @property
     def is_open(self) -> bool:
@@ -122,24 +131,20 @@ class TimelineChart(ScrollView, can_focus=True):
         return max(0, top - AROUND), top + (self.size.height // AROUND + 2) * AROUND
 
     def span_wanted(self) -> tuple[Span, int]:
-        """The time to read: what is in view and half as much on each side, in steps, so that panning asks seldom.
+        """The time to read: what is in view and a quarter as much on each side, in steps, so that panning asks seldom.
 
-        And the pieces of it that can be told apart: two to a column, so that one is whole wherever columns begin.
+        And how many columns it has.
         """
-        pieces = 2 * max(1, self.size.width - NAME)
+        first, column, at, columns = self._grid()
         if self._window is None:
-            return ALL_TIME, pieces
-        low, high = self.window
-        step = (high - low) / 2
-        first, last = low // step - 1, high // step + 2
-        end = None if self._live else last * step
-        return Span(first * step, end), round(pieces * (last - first) / 2)
+            return ALL_TIME, columns
+        step = math.ceil(columns / 4)
+        begin, end = (at // step - 1) * step, ((at + columns) // step + 2) * step
+        return Span(first + begin * column, first + end * column), end - begin
 
     def pass_time(self) -> None:
         """The time has gone on: paint anew if that can be seen."""
-        low, high = self.window
-        per_column = (high - low) / max(1, self.size.width - NAME)
-        if self._is_open and time.time() - self._painted_at >= per_column / 2:
+        if self._is_open and time.time() - self._painted_at >= self._grid()[1] / 2:
             self._paint_anew()
 
     def _paint_anew(self) -> None:
@@ -294,6 +299,8 @@ _IDLE_CELL = (IDLE, Style(color="yellow"))
 def lane_cells(lane: Lane, window: tuple[float, float], columns: int, known: Span) -> list[tuple[str, Style]]:
     """A slot's row as cells: a run's letter and number, then its bar; where several share a cell, trouble is shown.
 
+    A bar that stands for several attempts is made of its letter alone.
+
     What lies outside of the time that is known stays blank.
     """
     low, high = window
@@ -329,7 +336,7 @@ def lane_cells(lane: Lane, window: tuple[float, float], columns: int, known: Spa
         style = _STYLES.get(state, _UNKNOWN)
         text = f"{LETTERS.get(state, '?')}{run}"
         room = to_column - from_column + 1
-        text = text if len(text) < room else text[:1]
+        text = text[:1] * room if bar_end - bar_start < 2 * lane.piece else text if len(text) < room else text[:1]
         for index in range(from_column, to_column + 1):
             if index in marked and not is_trouble:
                 continue

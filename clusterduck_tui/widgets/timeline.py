@@ -59,8 +59,8 @@ class Timeline(View):
     def interest(self) -> Interest:
         """The slots around the screen, for the time around what is in view."""
         chart = self.part("chart", TimelineChart)
-        rows, (span, pieces) = chart.rows_wanted(), chart.span_wanted()
-        wanted = Interest(self.subject, self.known.chosen, rows=rows, span=span, pieces=pieces)
+        rows, (span, columns) = chart.rows_wanted(), chart.span_wanted()
+        wanted = Interest(self.subject, self.known.chosen, rows=rows, span=span, columns=columns)
         self._asked = wanted
         return wanted
 
@@ -73,6 +73,7 @@ class Timeline(View):
                 chart.action_fit()
             chart.show(message)
             self._show_title()
+            self.call_after_refresh(self._ask)  # a bar to scroll with may have taken a column
 
     def show_known(self) -> None:
         """The time has gone on."""

@@ -35,9 +35,10 @@ from clusterduck_tui.widgets.chart import AROUND, NAME
 #: What a question may take, in milliseconds.
 LIMIT_MS = 20.0
 
-#: Rows of the timeline on a screen of 200x50, and the pieces of time that it asks for.
+#: Rows and columns of the timeline on a screen of 200x50, and columns that it asks for when it looks closer.
 SCREEN = 46
-PIECES = 2 * (200 - NAME)
+COLUMNS = 200 - NAME
+AROUND_COLUMNS = COLUMNS * 7 // 4
 
 #: The sweep that :func:`write_different` makes up.
 DIFFERENT = "different"
@@ -59,8 +60,8 @@ def pages(connection: sqlite3.Connection, sweep: queries.Sweep) -> dict[str, Que
     pending, running = sweep.counts["PENDING"], sweep.counts["RUNNING"]
     rows = (0, (SCREEN // AROUND + 2) * AROUND)
 
-    def timeline(its: str, start: float | None = None) -> object:
-        return history.lanes(connection, its, start, rows=rows, pieces=PIECES)
+    def timeline(start: float | None = None, end: float | None = None, columns: int = COLUMNS) -> object:
+        return history.lanes(connection, sweep.id, start, end, rows=rows, columns=columns)
 
     asked: dict[str, Question] = {
         "sweeps": lambda: queries.sweeps(connection),
@@ -73,8 +74,8 @@ def pages(connection: sqlite3.Connection, sweep: queries.Sweep) -> dict[str, Que
         "pace": lambda: history.pace(connection, sweep.id, pending, running, now),
         "occupancy": lambda: history.occupancy(connection, now),
         "keys that vary": lambda: queries.varying_keys(connection, sweep.id),
-        "timeline, last quarter of an hour": lambda: timeline(sweep.id, now - 900),
-        "timeline, all of the time": lambda: timeline(sweep.id),
+        "timeline, last quarter of an hour": lambda: timeline(now - 900, now, AROUND_COLUMNS),
+        "timeline, all of the time": timeline,
         "acts": lambda: history.acts(connection),
         "what happened": lambda: history.happenings(connection, sweep.id),
         "a run": lambda: queries.run(connection, sweep.id, sweep.runs // 2),
@@ -121,9 +122,14 @@ def with_ended_jobs(replica: Replica, sweep: str) -> sqlite3.Connection:
 def wholes(connection: sqlite3.Connection, sweep: queries.Sweep, ended: sqlite3.Connection) -> dict[str, Question]:
     """Questions that need all runs of the sweep; for some of them, all of its jobs have ended."""
     few = queries.sweeps(connection)[-1].id  # on 4 nodes
+    slot = history.lanes(connection, few, rows=(0, 0))[0]
+    middle = (slot.start + (slot.end or time.time())) / 2
     asked: dict[str, Question] = {
         "picture of the timeline in a file": lambda: history.lanes(connection, sweep.id),
-        "timeline of 16 slots, all of the time": lambda: history.lanes(connection, few, rows=(0, 16), pieces=PIECES),
+        "timeline of 16 slots, all of the time": lambda: history.lanes(connection, few, rows=(0, 16), columns=COLUMNS),
+        "timeline of 16 slots, half of the time": lambda: history.lanes(
+            connection, few, slot.start, middle, rows=(0, 16), columns=AROUND_COLUMNS
+        ),
         "which job takes each run that waits": lambda: standing.of_sweep(connection, sweep.id, {}),
         "the same, no job is left": lambda: standing.of_sweep(ended, sweep.id, {}),
         "runs that no job will take": lambda: standing.neglected(ended, [sweep.id], {}),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from clusterduck.ledger import history
 from clusterduck.ledger.history import Lane
 from clusterduck.ledger.replica import Replica
 from clusterduck_tui.messages import ALL_TIME
-from clusterduck_tui.widgets.chart import TimelineChart, lane_cells
+from clusterduck_tui.widgets.chart import IDLE, TimelineChart, lane_cells
 
 
 async def test_slots_far_down_are_read_when_they_come_into_view(project: Path, opened: Open) -> None:
@@ -37,31 +39,58 @@ def test_a_runs_number_does_not_stand_behind_another_ones_letter() -> None:
     assert "".join(cell for cell, _ in cells) == "     ░░░░░FR16──────"
 
 
-@pytest.mark.parametrize("columns", [9, 10])
-def test_a_slot_of_which_not_all_attempts_are_read_looks_the_same(
-    tmp_path: Path, columns: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[sqlite3.Connection, str]]:
+    """A ledger whose only sweep has 300 attempts in each of 4 slots: one pauses for a while, in one nothing fails."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     built = SweepBuilder(tmp_path)
-    built.write_all(runs=1200, batches=1)  # 300 to a slot
+    built.write_all(runs=1200, batches=1)
     with Replica.open(built.ledger) as replica:
         replica.catch_up()
-        whole = history.lanes(replica.connection, built.sweep)
-        first, last = whole[0].start, whole[0].end
-        assert last is not None
-        for start, end in ((None, None), (first + 50, last - 70)):
-            low, high = start or first, end or last
-            some = history.lanes(replica.connection, built.sweep, start, end, pieces=2 * columns)
-            for every, its in zip(whole, some, strict=True):
-                assert 10 < len(its.bars) < 5 * columns < len(every.bars)
-                window = (low, high)
-                assert lane_cells(its, window, columns, ALL_TIME) == lane_cells(every, window, columns, ALL_TIME)
-                elsewhere = (low + (high - low) * 0.02, high)  # other columns: another run stands for some of them
-                cells = [
-                    "".join(cell for cell, _ in lane_cells(one, elsewhere, columns, ALL_TIME)) for one in (its, every)
-                ]
-                assert cells[0] == cells[1]
+        replica.connection.execute("DELETE FROM attempt WHERE slot = 1 AND run BETWEEN 400 AND 800")
+        replica.connection.execute("UPDATE attempt SET state = 'COMPLETED' WHERE slot = 2")
+        yield replica.connection, built.sweep
+
+
+@pytest.mark.parametrize("columns", [9, 10])
+def test_a_slot_of_which_not_all_attempts_are_read_looks_the_same(
+    many: tuple[sqlite3.Connection, str], columns: int
+) -> None:
+    whole = history.lanes(*many)
+    first, last = whole[0].start, whole[0].end
+    assert last is not None
+    column = history.column_s(last - first, columns)
+    for at, until in ((None, None), (2, columns - 3)):
+        low, high = first + (at or 0) * column, first + (columns if until is None else until) * column
+        start, end = (None, None) if at is None else (low, high)
+        count = columns if at is None or until is None else until - at
+        some = history.lanes(*many, start, end, columns=count)
+        for every, its in zip(whole, some, strict=True):
+            assert len(its.bars) <= count + 1 < len(every.bars)
+            window = (low, high)
+            assert lane_cells(its, window, count, ALL_TIME) == lane_cells(every, window, count, ALL_TIME)
+
+
+def test_of_very_many_slots_some_columns_are_shown_as_one(many: tuple[sqlite3.Connection, str]) -> None:
+    columns = 40
+    whole, some = history.lanes(*many), history.lanes(*many, columns=columns, most=4 * 120)
+    first, last = whole[0].start, whole[0].end
+    assert last is not None
+    column = history.column_s(last - first, columns)
+    for every, its in zip(whole, some, strict=True):
+        assert its.piece == pytest.approx(2 * column)
+        cells = lane_cells(its, (first, first + columns * column), columns, ALL_TIME)
+        looks = []
+        for at in range(0, columns, 2):
+            low, high = first + at * column, first + (at + 2) * column
+            began = [bar for bar in every.bars if low <= bar[3] < high]
+            shown = ([bar for bar in began if bar[2] == "FAILED"] or began)[-1:]
+            looks.append(shown[0][2][0] if shown else IDLE if high < last else "")
+        assert ["".join(cell for cell, _ in cells[at : at + 2]) for at in range(0, columns - 2, 2)] == [
+            look * 2 for look in looks[:-1]
+        ]
+        assert (IDLE in looks) == (its.slot == 1) and ("F" in looks) == (its.slot != 2)
 
 
 async def test_a_long_override_shows_its_value_on_a_card(project: Path, opened: Open) -> None:
