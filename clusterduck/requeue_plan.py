@@ -294,7 +294,7 @@ def _looked_at(
         return [queries.run(connection, sweep, number) for number in wanted]
     found = queries.runs(connection, sweep, queries.Filter(states=sorted(states))) if states else []
     known = {run.number for run in found}
-    found += [queries.run(connection, sweep, number) for number in more if number not in known]
+    found += queries.runs_numbered(connection, sweep, [number for number in more if number not in known])
     return sorted(found, key=lambda run: run.number)
 
 

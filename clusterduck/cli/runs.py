@@ -155,12 +155,8 @@ def _by_override(view: View, sweeps: Sequence[str], matching: Filter, options: a
 
 def _numbered(view: View, sweep: str, numbers: Sequence[int]) -> list[Run]:
     """The runs of these numbers, in this order."""
-    found = []
-    for first in range(0, len(numbers), 500):
-        part = list(numbers[first : first + 500])
-        by_number = {run.number: run for run in queries.runs_numbered(view.connection, sweep, part)}
-        found += [by_number[number] for number in part if number in by_number]
-    return found
+    by_number = {run.number: run for run in queries.runs_numbered(view.connection, sweep, numbers)}
+    return [by_number[number] for number in numbers if number in by_number]
 
 
 def with_reasons(view: View, runs: Sequence[Run]) -> list[Run]:

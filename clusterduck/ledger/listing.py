@@ -138,19 +138,6 @@ def _order(connection: sqlite3.Connection, listing: Listing) -> Sequence[int]:
     return array("I", valued) + array("I", rest) if rest else valued
 
 
-def states_of(connection: sqlite3.Connection, sweep: str, numbers: Iterable[int]) -> dict[str, int]:
-    """How many of these runs are in which state."""
-    counts: dict[str, int] = {}
-    wanted = list(numbers)
-    for start in range(0, len(wanted), 500):
-        part = wanted[start : start + 500]
-        marks = ",".join("?" * len(part))
-        sql = f"SELECT state, count(*) FROM run WHERE sweep = ? AND number IN ({marks}) GROUP BY state"  # noqa: S608
-        for state, count in connection.execute(sql, [sweep, *part]).fetchall():
-            counts[state] = counts.get(state, 0) + count
-    return counts
-
-
 class _Runs:
     """Some of the runs of a sweep, in the order of their numbers."""
 

@@ -233,26 +233,24 @@ def runs(
     column = _sort_column(sort)
     where, values = matching.where(sweep_id)
     way, beyond = ("DESC", "<") if descending else ("ASC", ">")
-    rows: list[sqlite3.Row] = []
+    rows: list[Sequence[Any]] = []
     if column != "number" and (after is None or after.value is not None):
         condition, more = "", []
         if after is not None:
             condition, more = f" AND ({column}, number) {beyond} (?, ?)", [after.value, after.number]
-        rows = _all(
-            connection,
+        rows = connection.execute(
             f"SELECT {_RUN_COLUMNS} FROM run WHERE {where} AND {column} IS NOT NULL{condition} "  # noqa: S608
             f"ORDER BY {column} {way}, number {way} LIMIT ?",
             [*values, *more, _limit(limit)],
-        )
+        ).fetchall()
         after = None
     if limit is None or len(rows) < limit:
         is_rest = "1" if column == "number" else f"{column} IS NULL"
         condition, more = ("", []) if after is None else (f" AND number {beyond} ?", [after.number])
-        rows += _all(
-            connection,
+        rows += connection.execute(
             f"SELECT {_RUN_COLUMNS} FROM run WHERE {where} AND {is_rest}{condition} ORDER BY number {way} LIMIT ?",  # noqa: S608
             [*values, *more, _limit(limit, len(rows))],
-        )
+        ).fetchall()
     return _runs(connection, sweep_id, rows)
 
 
@@ -298,18 +296,20 @@ def run(connection: sqlite3.Connection, sweep_id: str, number: int) -> Run:
     Raises:
         NotFoundError: if the sweep has no such run.
     """
-    found = _all(connection, f"SELECT {_RUN_COLUMNS} FROM run WHERE sweep = ? AND number = ?", [sweep_id, number])  # noqa: S608
+    found = runs_numbered(connection, sweep_id, [number])
     if not found:
         total = sweep(connection, sweep_id).runs
         raise NotFoundError(f"Sweep {sweep_id} has no run {number}; it has {total} (from 0).")
-    return _runs(connection, sweep_id, found)[0]
+    return found[0]
 
 
-def runs_numbered(connection: sqlite3.Connection, sweep_id: str, numbers: Sequence[int]) -> list[Run]:
-    """The runs of these numbers, a few hundred at most, in the order of their numbers."""
-    marks = ",".join("?" * len(numbers))
-    sql = f"SELECT {_RUN_COLUMNS} FROM run WHERE sweep = ? AND number IN ({marks}) ORDER BY number"  # noqa: S608
-    return _runs(connection, sweep_id, _all(connection, sql, [sweep_id, *numbers]))
+def runs_numbered(connection: sqlite3.Connection, sweep_id: str, numbers: Iterable[int]) -> list[Run]:
+    """The runs of these numbers, in the order of their numbers."""
+    sql = (
+        f"SELECT {_RUN_COLUMNS} FROM run WHERE sweep = ? "  # noqa: S608
+        "AND number IN (SELECT value FROM json_each(?)) ORDER BY number"
+    )
+    return _runs(connection, sweep_id, connection.execute(sql, [sweep_id, json.dumps(list(numbers))]).fetchall())
 
 
 def attempts(connection: sqlite3.Connection, sweep_id: str, number: int) -> list[AttemptInfo]:
@@ -436,15 +436,15 @@ _RUN_READERS = [
 ]
 
 
-def _run(row: sqlite3.Row) -> Run:
-    values = [row[name] for name in _RUN_NAMES]
+def _run(row: Sequence[Any]) -> Run:
+    values = list(row)
     for place, read in _RUN_READERS:
         values[place] = read(values[place])
     return Run(*values)
 
 
-def _runs(connection: sqlite3.Connection, sweep_id: str, rows: Sequence[sqlite3.Row]) -> list[Run]:
-    """Runs; for those that wait because they were put back by no person, the reason is why."""
+def _runs(connection: sqlite3.Connection, sweep_id: str, rows: Iterable[Sequence[Any]]) -> list[Run]:
+    """Rows of ``_RUN_COLUMNS`` as runs; for those that wait because no person put them back, the reason is why."""
     found = [_run(row) for row in rows]
     again = {
         one.number: place

@@ -81,7 +81,6 @@ def pages(connection: sqlite3.Connection, sweep: queries.Sweep) -> dict[str, Que
         "a run": lambda: queries.run(connection, sweep.id, sweep.runs // 2),
         "its attempts": lambda: queries.attempts(connection, sweep.id, sweep.runs // 2),
         "350 runs by number": lambda: queries.runs_numbered(connection, sweep.id, range(1000, 1350)),
-        "500 runs by state": lambda: listing.states_of(connection, sweep.id, range(500)),
         "whether a job may live": lambda: is_anything_open(connection),
         "runs whose jobs were cancelled": lambda: standing.interrupted(connection, sweep.id),
         "jobs that were drained": lambda: standing.drained(connection, sweep.id),
