@@ -1,18 +1,22 @@
 """A sweep's slots over time as a picture in a file of its own: SVG, or HTML around it.
 
 The picture needs nothing from elsewhere: no script, no font, no style sheet. Colours follow the viewer's light or dark
-scheme; each bar carries its state's letter and, as a tooltip, what it was.
+scheme; each bar carries its state's letter and, as a tooltip, what it was. Where many runs share a pixel, or there are
+more than a browser can show, one bar stands for several, see :class:`clusterduck.ledger.history.Lane`.
 """
 
 from __future__ import annotations
 
 import math
+import sqlite3
 import time
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from html import escape
 from pathlib import Path
 
+from clusterduck.ledger import history
 from clusterduck.ledger.history import Bar, Lane
 from clusterduck.whole import written_whole
 
@@ -21,6 +25,10 @@ ROW = 18
 AXIS = 34
 NAMES = 150
 WIDTH = 1200
+
+#: A page is at most so wide, and a picture is made of no more than about so many bars.
+_WIDEST = 20_000
+_MOST_BARS = 200_000
 
 #: A bar is at least so wide, in pixels, so that no run is invisible.
 LEAST = 0.6
@@ -50,6 +58,20 @@ _STYLE = """
 """
 
 
+def export(connection: sqlite3.Connection, sweep: str, path: Path) -> int:
+    """Write the picture of a sweep's slots into a file, as SVG or as a page, whichever its name says; tells how many.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    is_page = path.suffix.lower() != ".svg"
+    now = time.time()
+    width = _page_width(history.lanes(connection, sweep, rows=(0, 0)), now) if is_page else WIDTH
+    lanes = history.lanes(connection, sweep, columns=_columns(width), most=_MOST_BARS)
+    write(path, html(sweep, lanes, now) if is_page else svg(sweep, lanes, now))
+    return len(lanes)
+
+
 def svg(sweep: str, lanes: Sequence[Lane], now: float | None = None, width: int = WIDTH) -> str:
     """The picture as SVG.
 
@@ -60,10 +82,8 @@ def svg(sweep: str, lanes: Sequence[Lane], now: float | None = None, width: int 
         width: in pixels.
     """
     now = time.time() if now is None else now
-    start = min((lane.start for lane in lanes), default=now - 1.0)
-    end = max((now if lane.end is None else lane.end for lane in lanes), default=now)
-    end = max(end, start + 1.0)
-    scale = (width - NAMES - 10) / (end - start)
+    start, end = _extent(lanes, now)
+    scale = _columns(width) / (end - start)
     ordered = sorted(lanes, key=lambda lane: (lane.start, lane.batch, lane.restart, lane.node, lane.slot))
     height = AXIS + ROW * max(1, len(ordered)) + 30
 
@@ -88,7 +108,8 @@ def svg(sweep: str, lanes: Sequence[Lane], now: float | None = None, width: int 
         )
         for bar in lane.bars:
             *_, bar_start, bar_end = bar
-            parts.append(_bar(bar, x(bar_start), x(lane_end if bar_end is None else bar_end), y, now))
+            place = x(bar_start), x(lane_end if bar_end is None else bar_end), y
+            parts.append(_bar(bar, place, now, lane.piece))
     parts.append(_legend(height - 10))
     parts.append("</svg>\n")
     return "\n".join(parts)
@@ -97,9 +118,7 @@ def svg(sweep: str, lanes: Sequence[Lane], now: float | None = None, width: int 
 def html(sweep: str, lanes: Sequence[Lane], now: float | None = None) -> str:
     """The picture as a page that scrolls sideways where the sweep was long: two pixels per minute at least."""
     now = time.time() if now is None else now
-    start = min((lane.start for lane in lanes), default=now)
-    minutes = (max((now if lane.end is None else lane.end for lane in lanes), default=now) - start) / 60
-    width = int(min(20_000, max(WIDTH, NAMES + 2 * minutes)))
+    width = _page_width(lanes, now)
     return (
         '<!doctype html>\n<html><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
         f'<title>{_text(sweep)}</title></head>\n<body style="margin:0;overflow:auto">\n{svg(sweep, lanes, now, width)}'
@@ -117,6 +136,20 @@ def write(path: Path, text: str) -> None:
         file.write(text)
 
 
+def _extent(lanes: Sequence[Lane], now: float) -> tuple[float, float]:
+    start = min((lane.start for lane in lanes), default=now - 1.0)
+    return start, max(start + 1.0, max((now if lane.end is None else lane.end for lane in lanes), default=now))
+
+
+def _page_width(lanes: Sequence[Lane], now: float) -> int:
+    start, end = _extent(lanes, now)
+    return int(min(_WIDEST, max(WIDTH, NAMES + (end - start) / 30)))
+
+
+def _columns(width: int) -> int:
+    return width - NAMES - 10
+
+
 def _axis(start: float, end: float, scale: float, height: int) -> list[str]:
     step = next((step for step in _STEPS if step * scale >= 90), _STEPS[-1])
     offset = datetime.fromtimestamp(start).astimezone().utcoffset()
@@ -132,20 +165,28 @@ def _axis(start: float, end: float, scale: float, height: int) -> list[str]:
     return parts
 
 
-def _bar(bar: Bar, left: float, right: float, y: int, now: float) -> str:
+def _bar(bar: Bar, place: tuple[float, float, int], now: float, piece: float) -> str:
     run, attempt, state, start, end = bar
-    name = state if state in LETTERS else "OTHER"
+    left, right, y = place
+    name, shown = _state(state)
     width = max(LEAST, right - left)
     seconds = (now if end is None else end) - start
-    tip = f"run {run}, attempt {attempt}: {state}, {seconds:.0f} s from {_when(start)}"
-    label = f"{LETTERS.get(state, '?')}{run}"
-    label = label if width > 7 * len(label) + 4 else label[0] if width > 9 else ""
-    text = f'<text class="in" x="{left + 2:.1f}" y="{y + 13}">{_text(label)}</text>' if label else ""
-    gap = 0.5 if width > 3 else 0.0
-    return (
-        f'<g><rect class="{name}" x="{left:.1f}" y="{y + 2}" width="{width - gap:.1f}" height="{ROW - 4}">'
-        f"<title>{_text(tip)}</title></rect>{text}</g>"
+    is_one = not piece or seconds >= 2 * piece
+    time_ = f"{'' if is_one else 'one of several in '}{seconds:.0f} s from {_when(start)}"
+    letter = LETTERS.get(state, "?")
+    label = f"{letter}{run}" if is_one else letter
+    label = label if width > 7 * len(label) + 4 else letter if width > 9 else ""
+    rect = (
+        f'<rect class="{name}" x="{left:.1f}" y="{y + 2}" width="{width - 0.5 if width > 3 else width:.1f}" '
+        f'height="{ROW - 4}"><title>run {run}, attempt {attempt}: {shown}, {time_}</title></rect>'
     )
+    return f'{rect}<text class="in" x="{left + 2:.1f}" y="{y + 13}">{label}</text>' if label else rect
+
+
+@lru_cache
+def _state(state: str) -> tuple[str, str]:
+    """A state as a class, and as text."""
+    return state if state in LETTERS else "OTHER", _text(state)
 
 
 def _legend(y: int) -> str:
@@ -162,7 +203,7 @@ def _legend(y: int) -> str:
 
 
 def _when(at: float) -> str:
-    return datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M:%S")
+    return str(datetime.fromtimestamp(int(at)))
 
 
 def _text(text: str) -> str:

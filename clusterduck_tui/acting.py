@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from textual.message import Message
 
 from clusterduck.errors import ClusterduckError
-from clusterduck.ledger import history, queries
+from clusterduck.ledger import queries
 from clusterduck.ledger.replica import Replica
 from clusterduck.model import FAILED_STATES, State
 from clusterduck.slurm.jobs import JobStatus
@@ -265,9 +265,7 @@ class DrawTimeline:
         """Draw it."""
         from clusterduck import timeline
 
-        lanes = history.lanes(replica.connection, self.sweep)
-        timeline.write(self.path, timeline.html(self.sweep, lanes))
-        return [f"{len(lanes)} slots are in {self.path}."]
+        return [f"{timeline.export(replica.connection, self.sweep, self.path)} slots are in {self.path}."]
 
 
 class Worker:

@@ -10,7 +10,6 @@ from clusterduck.cli.exit_codes import ExitCode
 from clusterduck.cli.looking import opened
 from clusterduck.cli.output import narrate
 from clusterduck.errors import ConfigError
-from clusterduck.ledger import history
 
 
 def execute(options: argparse.Namespace) -> ExitCode:
@@ -20,9 +19,7 @@ def execute(options: argparse.Namespace) -> ExitCode:
         raise ConfigError(f"{options.output!r} says not what is wanted: name a file that ends in .svg or .html.")
     with opened(options) as view:
         sweep = view.sweep(options.sweep)
-        lanes = history.lanes(view.connection, sweep)
-        draw = timeline.svg if path.suffix.lower() == ".svg" else timeline.html
-        timeline.write(path, draw(sweep, lanes))
-        one = len(lanes) == 1
-        narrate(f"{len(lanes)} slot{'' if one else 's'} of {sweep} {'is' if one else 'are'} in {path}")
+        slots = timeline.export(view.connection, sweep, path)
+        one = slots == 1
+        narrate(f"{slots} slot{'' if one else 's'} of {sweep} {'is' if one else 'are'} in {path}")
     return ExitCode.OK

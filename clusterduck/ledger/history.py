@@ -265,9 +265,7 @@ def _some_of(connection: sqlite3.Connection, values: Sequence[Any], lane: Lane, 
         (run, number, state, start / 1000, None if end is None else end / 1000)
         for (run, number, state, start, end), _ in groupby(json.loads(f"[{found or ''}]"))
     ]
-    if grid.piece > grid.column:
-        return replace(lane, bars=tuple(_as_long_as_their_pieces(bars, lane, grid)), piece=grid.piece)
-    return replace(lane, bars=tuple(bars))
+    return replace(lane, bars=tuple(_as_long_as_their_pieces(bars, lane, grid)), piece=grid.piece)
 
 
 def _as_long_as_their_pieces(bars: Iterable[Bar], lane: Lane, grid: _Grid) -> Iterator[Bar]:

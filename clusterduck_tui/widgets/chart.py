@@ -299,7 +299,7 @@ _IDLE_CELL = (IDLE, Style(color="yellow"))
 def lane_cells(lane: Lane, window: tuple[float, float], columns: int, known: Span) -> list[tuple[str, Style]]:
     """A slot's row as cells: a run's letter and number, then its bar; where several share a cell, trouble is shown.
 
-    A bar that stands for several attempts is made of its letter alone.
+    A bar that stands for the attempts of several columns is made of its letter alone.
 
     What lies outside of the time that is known stays blank.
     """
@@ -316,6 +316,7 @@ def lane_cells(lane: Lane, window: tuple[float, float], columns: int, known: Spa
     there = max(0, column(there_from)), min(columns, column(there_to) + 1)
     cells[there[0] : there[1]] = [_IDLE_CELL] * max(0, there[1] - there[0])
     first = max(0, bisect_right(lane.bars, low, key=_start_of) - 1)
+    is_blurred = lane.piece > 1.5 * per_column
     marked: set[int] = set()
     for run, _, state, bar_start, ended in lane.bars[first:]:
         if bar_start >= high:
@@ -334,9 +335,10 @@ def lane_cells(lane: Lane, window: tuple[float, float], columns: int, known: Spa
         ):
             to_column -= bar_end < high
         style = _STYLES.get(state, _UNKNOWN)
-        text = f"{LETTERS.get(state, '?')}{run}"
-        room = to_column - from_column + 1
-        text = text[:1] * room if bar_end - bar_start < 2 * lane.piece else text if len(text) < room else text[:1]
+        letter, room = LETTERS.get(state, "?"), to_column - from_column + 1
+        text = f"{letter}{run}" if len(f"{letter}{run}") < room else letter
+        if is_blurred and bar_end - bar_start < 2 * lane.piece:
+            text = letter * room
         for index in range(from_column, to_column + 1):
             if index in marked and not is_trouble:
                 continue

@@ -50,6 +50,15 @@ def test_hostile_names_and_an_empty_sweep() -> None:
     ElementTree.fromstring(timeline.svg("empty", []))
 
 
+def test_a_bar_that_stands_for_several_runs_says_so() -> None:
+    bars = ((5, 1, "FAILED", 100.3, 129.7), (90, 1, "COMPLETED", 130.0, 300.0))
+    drawn = ElementTree.fromstring(timeline.svg("x", [Lane("0-0", 0, 0, 0, "n", 100.0, 400.0, bars, piece=30.0)]))
+    titles = [title.text or "" for title in drawn.findall(".//{*}rect/{*}title")]
+    assert titles[0].startswith("run 5, attempt 1: FAILED, one of several in 29 s from ")
+    assert titles[1].startswith("run 90, attempt 1: COMPLETED, 170 s from ")
+    assert [text.text for text in drawn.findall(".//{*}text[@class='in']")] == ["F", "C90"]
+
+
 @pytest.mark.parametrize("seconds", [0.001, 60.0, 30 * 86400.0])
 def test_any_length_of_time(seconds: float) -> None:
     lane = Lane("0-0", 0, 0, 0, "n", 1e9, 1e9 + seconds, ((1, 1, "COMPLETED", 1e9, 1e9 + seconds),))
