@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
 from html import escape
 from pathlib import Path
 
 from clusterduck.ledger import history
-from clusterduck.ledger.history import Bar, Lane
+from clusterduck.ledger.history import Lane
 from clusterduck.whole import written_whole
 
 #: Height of a slot's row and of the axis, width of the names, of the whole picture at least, in pixels.
@@ -95,7 +95,7 @@ def svg(sweep: str, lanes: Sequence[Lane], now: float | None = None, width: int 
         f'viewBox="0 0 {width} {height}" role="img"><title>{_text(sweep)}: slots over time</title>',
         f"<style>{_STYLE}</style>",
         f'<rect class="back" width="{width}" height="{height}"/>',
-        f'<text x="6" y="13">{_text(sweep)}, {len(ordered)} slots, {_text(_when(start))} to {_text(_when(end))}</text>',
+        f'<text x="6" y="13">{_text(sweep)}, {len(ordered)} slots, {_when(int(start))} to {_when(int(end))}</text>',
     ]
     parts += _axis(start, end, scale, height)
     for row, lane in enumerate(ordered):
@@ -106,10 +106,7 @@ def svg(sweep: str, lanes: Sequence[Lane], now: float | None = None, width: int 
         parts.append(
             f'<rect class="there" x="{x(lane.start):.1f}" y="{y + 2}" width="{there:.1f}" height="{ROW - 4}"/>'
         )
-        for bar in lane.bars:
-            *_, bar_start, bar_end = bar
-            place = x(bar_start), x(lane_end if bar_end is None else bar_end), y
-            parts.append(_bar(bar, place, now, lane.piece))
+        parts += _bars(lane, x, y, now)
     parts.append(_legend(height - 10))
     parts.append("</svg>\n")
     return "\n".join(parts)
@@ -165,28 +162,30 @@ def _axis(start: float, end: float, scale: float, height: int) -> list[str]:
     return parts
 
 
-def _bar(bar: Bar, place: tuple[float, float, int], now: float, piece: float) -> str:
-    run, attempt, state, start, end = bar
-    left, right, y = place
-    name, shown = _state(state)
-    width = max(LEAST, right - left)
-    seconds = (now if end is None else end) - start
-    is_one = not piece or seconds >= 2 * piece
-    time_ = f"{'' if is_one else 'one of several in '}{seconds:.0f} s from {_when(start)}"
-    letter = LETTERS.get(state, "?")
-    label = f"{letter}{run}" if is_one else letter
-    label = label if width > 7 * len(label) + 4 else letter if width > 9 else ""
-    rect = (
-        f'<rect class="{name}" x="{left:.1f}" y="{y + 2}" width="{width - 0.5 if width > 3 else width:.1f}" '
-        f'height="{ROW - 4}"><title>run {run}, attempt {attempt}: {shown}, {time_}</title></rect>'
-    )
-    return f'{rect}<text class="in" x="{left + 2:.1f}" y="{y + 13}">{label}</text>' if label else rect
+def _bars(lane: Lane, x: Callable[[float], float], y: int, now: float) -> Iterator[str]:
+    until = now if lane.end is None else lane.end
+    box, text = f'" y="{y + 2}" height="{ROW - 4}" width="', f'" y="{y + 13}">'
+    for run, attempt, state, start, end in lane.bars:
+        name, letter, shown = _state(state)
+        left = x(start)
+        width = max(LEAST, x(until if end is None else end) - left)
+        seconds = (now if end is None else end) - start
+        is_one = not lane.piece or seconds >= 2 * lane.piece
+        time_ = f"{'' if is_one else 'one of several in '}{seconds:.0f} s from {_when(int(start))}"
+        yield (
+            f'<rect class="{name}" x="{left:.1f}{box}{width - 0.5 if width > 3 else width:.1f}">'
+            f"<title>run {run}, attempt {attempt}: {shown}, {time_}</title></rect>"
+        )
+        if width > 9:
+            label = f"{letter}{run}"
+            label = label if is_one and width > 7 * len(label) + 4 else letter
+            yield f'<text class="in" x="{left + 2:.1f}{text}{label}</text>'
 
 
 @lru_cache
-def _state(state: str) -> tuple[str, str]:
-    """A state as a class, and as text."""
-    return state if state in LETTERS else "OTHER", _text(state)
+def _state(state: str) -> tuple[str, str, str]:
+    """A state as a class, a letter, and text."""
+    return state if state in LETTERS else "OTHER", LETTERS.get(state, "?"), _text(state)
 
 
 def _legend(y: int) -> str:
@@ -202,8 +201,9 @@ def _legend(y: int) -> str:
     return "".join(parts)
 
 
-def _when(at: float) -> str:
-    return str(datetime.fromtimestamp(int(at)))
+@lru_cache(maxsize=4096)
+def _when(second: int) -> str:
+    return str(datetime.fromtimestamp(second))
 
 
 def _text(text: str) -> str:
