@@ -132,7 +132,7 @@ def wholes(connection: sqlite3.Connection, sweep: queries.Sweep, ended: sqlite3.
     middle = (slot.start + (slot.end or time.time())) / 2
     asked: dict[str, Question] = {
         "timeline of 16 slots, all of the time": lambda: history.lanes(connection, few, rows=(0, 16), columns=COLUMNS),
-        "timeline of 16 slots, half of the time": lambda: history.lanes(
+        "timeline of 16 slots, half of it": lambda: history.lanes(
             connection, few, slot.start, middle, rows=(0, 16), columns=AROUND_COLUMNS
         ),
         "which job takes each run that waits": lambda: standing.of_sweep(connection, sweep.id, {}),
