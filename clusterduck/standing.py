@@ -20,7 +20,7 @@ from clusterduck import identity
 from clusterduck.errors import ClusterduckError, NotFoundError, SlurmError
 from clusterduck.launch.processes import is_running
 from clusterduck.ledger import queries, schema, times
-from clusterduck.ledger.queries import Batch, Run
+from clusterduck.ledger.queries import Batch, Pending, Run
 from clusterduck.model import AgentId, Attempt, State
 from clusterduck.paths import LedgerPaths, SweepPaths, require_own
 from clusterduck.queue import Claims
@@ -60,7 +60,7 @@ class Standing:
     @property
     def unattended(self) -> list[int]:
         """The runs that wait for nobody."""
-        return _without(self.waiting)
+        return [run for run, batch in self.waiting.items() if batch is None]
 
     def attempt(self, run: int) -> Attempt:
         """The attempt of a run that waits which is to be executed next."""
@@ -85,12 +85,7 @@ class Neglected:
     holders: Mapping[int, AgentId | None]
     ends: Mapping[str, str]
 
-    @property
-    def runs(self) -> list[int]:
-        """Their numbers, in order."""
-        return _without(self.waiting)
-
-    def why(self, run: Run) -> str | None:
+    def why(self, run: Run | Pending) -> str | None:
         """A sentence that says of one of these runs that no job will take it, and why; None for any other."""
         if self.waiting.get(run.number, "") is not None:
             return None
@@ -98,11 +93,6 @@ class Neglected:
         end = self.ends.get((holder.batch if holder is not None else run.batch) or "")
         why = f": {end}" if end else ""
         return f"No job will take it{why}. Send it with `{remedy(self.sweep)}`."
-
-
-def _without(waiting: Mapping[int, str | None]) -> list[int]:
-    """The runs that nobody will take."""
-    return [run for run, batch in waiting.items() if batch is None]
 
 
 def paths_of(connection: sqlite3.Connection, sweep: str) -> SweepPaths:

@@ -99,8 +99,8 @@ def _sorted_runs(view: View, sweeps: Sequence[str], matching: Filter, options: a
     sort = _SHORT.get(options.sort, options.sort)
     if sort not in SORTS:
         return _by_override(view, sweeps, matching, options)
-    vain = _in_vain(view, sweeps, matching) if sort == "reason" else {}
-    limit = None if options.limit is None else options.limit + len(vain)
+    vain = _in_vain(view, sweeps, matching, options) if sort == "reason" else {}
+    limit = None if options.limit is None else options.limit + sum(map(len, vain.values()))
     found = [
         run
         for sweep in sweeps
@@ -109,18 +109,23 @@ def _sorted_runs(view: View, sweeps: Sequence[str], matching: Filter, options: a
     if sort == "number" or (len(sweeps) < 2 and not vain):  # sweeps in their order, the newest first
         return with_reasons(view, found[: options.limit])
     known = {(run.sweep, run.number) for run in found}
-    found += [run for place, run in vain.items() if place not in known]
+    for sweep, numbers in vain.items():
+        found += _numbered(view, sweep, [number for number in numbers if (sweep, number) not in known])
     column = SORTS[sort]
     return in_order(with_reasons(view, found), lambda run: getattr(run, column), options.reverse)[: options.limit]
 
 
-def _in_vain(view: View, sweeps: Sequence[str], matching: Filter) -> dict[tuple[str, int], Run]:
-    """The runs whose reason is not the ledger's: those that wait, and that no job will take."""
+def _in_vain(view: View, sweeps: Sequence[str], matching: Filter, options: argparse.Namespace) -> dict[str, list[int]]:
+    """The runs whose reason is not the ledger's, those that wait and that no job will take: of each sweep as many as
+    are asked for, by that reason."""
     if matching.states and State.PENDING.value not in matching.states:
         return {}
-    neglected = standing.neglected(view.connection, sweeps, view.jobs)
-    runs = (run for sweep, its in neglected.items() for run in _numbered(view, sweep, its.runs))
-    return {(run.sweep, run.number): run for run in runs}
+    found = {}
+    for sweep, its in standing.neglected(view.connection, sweeps, view.jobs).items():
+        why = {run.number: sentence for run in queries.pending(view.connection, sweep) if (sentence := its.why(run))}
+        numbers = sorted(why, reverse=options.reverse)
+        found[sweep] = sorted(numbers, key=why.__getitem__, reverse=options.reverse)[: options.limit]
+    return found
 
 
 def _by_override(view: View, sweeps: Sequence[str], matching: Filter, options: argparse.Namespace) -> list[Run]:

@@ -161,6 +161,9 @@ def test_a_run_that_no_job_will_take_says_why_and_what_to_do(own: Project) -> No
     assert [row["number"] for row in own.json("runs", "--sweep", "cc", "--sort", "reason")][1:] == [2, 3, 1]
     by_reason = own.json("runs", "--sweep", "cc", "--sort", "reason")
     assert own.json("runs", "--sweep", "cc", "--sort", "reason", "--limit", "2") == by_reason[:2]
+    back = own.json("runs", "--sweep", "cc", "--sort", "reason", "--reverse")
+    assert [row["number"] for row in back] == [3, 2, 0, 1]
+    assert own.json("runs", "--sweep", "cc", "--sort", "reason", "--reverse", "--limit", "1") == back[:1]
     assert own.json("runs", "--sweep", "cc", "--sort", "reason", "--failed") == [
         row for row in by_reason if row["state"] in ("FAILED", "NODE_FAIL")
     ]
