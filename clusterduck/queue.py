@@ -228,7 +228,7 @@ class Claims:
     def taken(self) -> set[Attempt]:
         """Every attempt that is claimed, by listing the folder once."""
         found = set()
-        for name in self.names():
+        for name in os.listdir(self._folder):
             try:
                 found.add(Attempt.parse(name))
             except ValueError:
