@@ -248,11 +248,12 @@ def _all_of(connection: sqlite3.Connection, values: Sequence[Any]) -> list[Bar]:
 
 
 def _some_of(connection: sqlite3.Connection, values: Sequence[Any], lane: Lane, grid: _Grid) -> Lane:
-    """The slot with an attempt for each piece of time in which one began, and the last one before."""
+    """The slot with an attempt for each piece of time in which one began, the last one before, and the last one."""
     begin = max(0, min(grid.number(lane.start) - grid.begin, len(grid.edges) - 1))
     behind = None if lane.end is None else max(begin, grid.number(lane.end) - grid.begin) + 1
     edges = grid.edges[begin:behind]
-    pieces = json.dumps([low + high for low, high in pairwise([edges[0], *edges, values[6]])])
+    last = values[6].ljust(24)  # as wide as a time
+    pieces = json.dumps([low + high for low, high in pairwise([edges[0], *edges, last, last])])
     times_ = (f"CAST(round({_SECONDS.format(at)} * 1000) AS INTEGER)" for at in ("started_at", "ended_at"))
     bar = f"json_array(run, number, state, {', '.join(times_)})"  # whole numbers: SQLite takes long for the other ones
     picked = f"(SELECT {bar} FROM attempt WHERE {_ITS} < substr(value, 25) ORDER BY started_at DESC LIMIT 1)"  # noqa: S608

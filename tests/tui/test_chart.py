@@ -41,7 +41,7 @@ def test_a_runs_number_does_not_stand_behind_another_ones_letter() -> None:
 
 @pytest.fixture
 def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[sqlite3.Connection, str]]:
-    """A ledger whose only sweep has 300 attempts in each of 4 slots: one pauses for a while, in one nothing fails."""
+    """A ledger whose sweep has 300 attempts in each of 4 slots: one pauses, in one nothing fails, one is at work."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     built = SweepBuilder(tmp_path)
@@ -50,6 +50,8 @@ def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[sqli
         replica.catch_up()
         replica.connection.execute("DELETE FROM attempt WHERE slot = 1 AND run BETWEEN 400 AND 800")
         replica.connection.execute("UPDATE attempt SET state = 'COMPLETED' WHERE slot = 2")
+        replica.connection.execute("UPDATE attempt SET state = 'FAILED' WHERE run = 1195")
+        replica.connection.execute("UPDATE attempt SET state = 'RUNNING', ended_at = NULL WHERE run = 1199")
         yield replica.connection, built.sweep
 
 
@@ -67,7 +69,8 @@ def test_a_slot_of_which_not_all_attempts_are_read_looks_the_same(
         count = columns if at is None or until is None else until - at
         some = history.lanes(*many, start, end, columns=count)
         for every, its in zip(whole, some, strict=True):
-            assert len(its.bars) <= count + 1 < len(every.bars)
+            assert len(its.bars) <= count + 2 < len(every.bars)
+            assert its.slot != 3 or at is not None or its.bars[-1][2] == "RUNNING"
             window = (low, high)
             assert lane_cells(its, window, count, ALL_TIME) == lane_cells(every, window, count, ALL_TIME)
 
@@ -91,6 +94,8 @@ def test_of_very_many_slots_some_columns_are_shown_as_one(many: tuple[sqlite3.Co
             look * 2 for look in looks[:-1]
         ]
         assert (IDLE in looks) == (its.slot == 1) and ("F" in looks) == (its.slot != 2)
+    many[0].execute("DELETE FROM attempt WHERE slot > 0")  # what these do not take is for the one that is left
+    assert history.lanes(*many, columns=columns, most=4 * 120)[0].piece == pytest.approx(column)
 
 
 async def test_a_long_override_shows_its_value_on_a_card(project: Path, opened: Open) -> None:
