@@ -28,7 +28,7 @@ class Timeline(View):
         "The slots of the chosen sweep over time: a row for each, a bar for each attempt with its state's letter and "
         "the run's number. Where many share a column, the last in trouble stands for them, or else the last; and of "
         f"very many, several columns are one. {IDLE} marks a slot that was there and held no run. Time goes on by "
-        "itself while its end is in view. The same as a file that any browser opens: clusterduck timeline SWEEP -o FILE."
+        "itself while its end is in view. As a file that any browser opens: clusterduck timeline SWEEP -o FILE."
     )
     keys = (
         ("+ -", "look closer, from farther away"),
