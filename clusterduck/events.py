@@ -328,21 +328,22 @@ _DEFAULTS: dict[type[Event], dict[str, Any]] = {
     for cls in _TYPES.values()
 }
 
-#: The fields that an event is not made without, all its fields, and how those are made that each event has anew where
-#: they are left out.
-_FORMS: dict[type[Event], tuple[frozenset[str], frozenset[str], tuple[tuple[str, Callable[[], Any]], ...]]] = {
-    cls: (
+#: By short name: the class of an event, the fields that it is not made without, all its fields, and how those are made
+#: that each event has anew where they are left out.
+_FORMS: dict[str, tuple[type[Event], frozenset[str], frozenset[str], tuple[tuple[str, Callable[[], Any]], ...]]] = {
+    name: (
+        cls,
         frozenset(f.name for f in fields(cls) if f.name == "time" or f.default is f.default_factory is MISSING),
         frozenset(_FIELDS[cls]),
         tuple((f.name, f.default_factory) for f in fields(cls) if f.name != "time" and callable(f.default_factory)),
     )
-    for cls in _TYPES.values()
+    for name, cls in _TYPES.items()
 }
 
 
 def knows(kind: str) -> bool:
     """Whether this version knows events of that short name."""
-    return kind in _TYPES
+    return kind in _FORMS
 
 
 def to_json(event: Event) -> str:
@@ -387,11 +388,10 @@ _NO_EVENT = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 def _event(data: dict[str, Any]) -> Event:
     kind = data.pop("e")
-    if kind not in _TYPES and isinstance(kind, str):
+    if kind not in _FORMS and isinstance(kind, str):
         return UnknownEvent(time=float(data.get("time", 0.0)), kind=kind[:40])
-    cls = _TYPES[kind]
-    needed, known, made = _FORMS[cls]
-    if not needed <= data.keys() <= known:  # too little, or fields of a newer version
+    cls, needed, known, made = _FORMS[kind]
+    if not (data.keys() >= needed and known.issuperset(data)):  # too little, or fields of a newer version
         return cls(**{key: value for key, value in data.items() if key in known})
     for key, factory in made:
         if key not in data:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import struct
 import zlib
+from binascii import hexlify
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +26,6 @@ CHUNK_BYTES = 256 * 1024
 
 #: After these errors of a write the same segment is tried again: a disk or quota is full, or the call was interrupted.
 PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EINTR, errno.EAGAIN, errno.EFBIG})
-
-_SPACE = ord(" ")
 
 #: A line longer than this is no line of ours.
 MAX_LINE_BYTES = 16 * 1024 * 1024
@@ -132,11 +132,11 @@ def _all_sound(data: bytes) -> list[Event] | None:
     """The events of whole lines, all at once; None if there are none, or any line has to be looked at by itself."""
     lines = [line for line in data.split(b"\n") if line]
     bodies = [line[9:] for line in lines]
-    try:
-        sums = [int(line[:8], 16) for line in lines]
-    except ValueError:
+    heads = b"".join([line[:9] for line in lines])
+    sums = heads.replace(b" ", b"")
+    if not all(bodies) or heads[8::9] != b" " * len(lines) or len(sums) != 8 * len(lines):
         return None
-    if sums != list(map(zlib.crc32, bodies)) or not all(bodies) or any(line[8] != _SPACE for line in lines):
+    if sums != hexlify(struct.pack(f">{len(lines)}I", *map(zlib.crc32, bodies))):
         return None
     return events.from_json_lines(bodies) or None
 

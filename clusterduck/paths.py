@@ -247,7 +247,9 @@ class SweepPaths:
 
     def place(self, kept: str) -> str:
         """Where what is on record lies now: the inverse of :meth:`kept`."""
-        return os.path.normpath(kept if kept.startswith("/") else f"{self._sweep_dir_text}{kept}")
+        path = kept if kept.startswith("/") else f"{self._sweep_dir_text}{kept}"
+        is_plain = not ("//" in path or "./" in path or path.endswith(("/", "/.", "/..")))
+        return path if is_plain else os.path.normpath(path)  # which takes four times as long
 
     @cached_property
     def _sweep_dir_text(self) -> str:

@@ -6,11 +6,14 @@ import calendar
 import time
 from functools import lru_cache
 
+#: How a time ends, for each number of milliseconds.
+_ENDS = [f".{milliseconds:03d}Z" for milliseconds in range(1000)]
+
 
 def to_text(seconds: float) -> str:
     """Seconds since the epoch as text, e.g. ``2025-11-24T13:45:06.789Z``."""
     second, milliseconds = divmod(round(seconds * 1000), 1000)
-    return f"{_whole(second)}.{milliseconds:03d}Z"
+    return _whole(second) + _ENDS[milliseconds]
 
 
 def to_seconds(text: str) -> float:

@@ -121,12 +121,13 @@ def test_commands_go_on_with_what_a_released_version_left(sample: Path, tmp_path
 def older(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     """Makes this process one of a version that does not know where runs are located, and of ours again."""
     kind = events.AttemptLocated.name
+    form = events._FORMS[kind]
 
     def become(is_older: bool) -> None:
         if is_older:
-            monkeypatch.delitem(events._TYPES, kind)
+            monkeypatch.delitem(events._FORMS, kind)
         else:
-            monkeypatch.setitem(events._TYPES, kind, events.AttemptLocated)
+            monkeypatch.setitem(events._FORMS, kind, form)
 
     return become
 
