@@ -41,23 +41,32 @@ def take_in(new: Sequence[Event], changes: Changes, who: AgentId | None) -> None
         handler = handlers.get(type(event))
         if handler is not None:
             handler(facts, event)
-    changes.latest = max(changes.latest, *(event.time for event in new))
-    if who is not None:
-        facts.note_agent_seen()
+        elif isinstance(event, events.UnknownEvent):
+            changes.unknown.add(event.kind)
+    latest = max([event.time for event in new])
+    changes.latest = max(changes.latest, latest)
+    facts.note_agent_seen(latest)
 
 
 def _load(new: Sequence[Event], changes: Changes) -> None:
     """Read the rows that the events are about, all at once."""
     attempts = {(event.run, event.attempt) for event in new if isinstance(event, _OF_ATTEMPTS)}
     planned = [number for event in new if isinstance(event, events.RunsPlanned) for number, _ in event.runs]
-    runs = {run for run, _ in attempts}
-    changes.attempts.load("run", runs, attempts)
-    runs.update(planned)
-    changes.runs.load("number", runs, runs)
+    changes.runs.load("number", {run for run, _ in attempts}.union(planned))
+    changes.attempts.load("run", attempts, changes.runs_with_attempts)
 
 
 _OF_ATTEMPTS = (events.AttemptStarted, events.AttemptLocated, events.FolderSetAside, events.AttemptEnded)
 _ACT_COLUMNS = ("id", "kind", "batch", "run", "attempt", "job_id", "user", "host", "at", "state", "reason", "detail")
+
+
+_STATES = frozenset(state.value for state in State)
+
+
+def _state(name: str) -> str:
+    if name not in _STATES:
+        raise ValueError(f"{name!r} is no state")
+    return name
 
 
 class _Facts:
@@ -65,6 +74,7 @@ class _Facts:
         self._changes = changes
         self._who = who
         self._row: AgentRow | None = None
+        self._own: dict[tuple[int, int], AttemptRow] = {}  # attempts that are known to be this agent's
         self._results = os.path.join(changes.paths.results, "")
 
     # --- what a launch says
@@ -88,12 +98,9 @@ class _Facts:
     def runs_planned(self, event: events.RunsPlanned) -> None:
         new = []
         for number, texts in event.runs:
-            run = self._changes.run(number)
-            if run.overrides is not None:
-                continue  # found a second time
-            run.launch = event.launch
-            run.overrides = f"[{', '.join(map(encode_basestring_ascii, texts))}]"  # as dumps, in half the time
-            new.append((number, texts))
+            overrides = f"[{', '.join(map(encode_basestring_ascii, texts))}]"  # as dumps, in half the time
+            if self._changes.plan(number, event.launch, overrides):  # else it is found a second time
+                new.append((number, texts))
         self._changes.newly_planned += len(new)
         self._changes.plans.append(new)
 
@@ -118,7 +125,7 @@ class _Facts:
     def batch_closed(self, event: events.BatchClosed) -> None:
         self._changes.batches.change(event.batch)
         detail = json.dumps({"unsubmitted": True}) if event.unsubmitted else None
-        state = State(event.state).value
+        state = _state(event.state)
         self._act(event, "batch_closed", batch=event.batch, state=state, reason=event.reason, detail=detail)
         self._changes.unsettled.add(event.batch)
 
@@ -130,7 +137,7 @@ class _Facts:
     def runs_closed(self, event: events.RunsClosed) -> None:
         ranges = [(int(first), int(stop)) for first, stop in event.ranges]
         detail = json.dumps({"runs": ranges})
-        self._act(event, "runs_closed", state=State(event.state).value, reason=event.reason, detail=detail)
+        self._act(event, "runs_closed", state=_state(event.state), reason=event.reason, detail=detail)
         self._changes.closed_ranges += ranges
 
     def attempts_requeued(self, event: events.AttemptsRequeued) -> None:
@@ -183,14 +190,16 @@ class _Facts:
             self._row = self._changes.agents.change(self._who.batch, self._who.restart, self._who.node)
         return self._row
 
-    def note_agent_seen(self) -> None:
+    def note_agent_seen(self, latest: float) -> None:
         """An agent was alive when it wrote its latest event, whatever others concluded before."""
-        for agent in self._changes.agents.changed():
-            seen = times.to_text(self._changes.latest)
-            if agent.seen_at is None or seen > agent.seen_at:
-                if agent.seen_at is None or agent.state != State.RUNNING.value:
-                    self._changes.unsettled.add(agent.batch)
-                agent.seen_at = seen
+        agent = self._row
+        if agent is None:
+            return
+        seen = times.to_text(latest)
+        if agent.seen_at is None or seen > agent.seen_at:
+            if agent.seen_at is None or agent.state != State.RUNNING.value:
+                self._changes.unsettled.add(agent.batch)
+            agent.seen_at = seen
 
     def agent_started(self, event: events.AgentStarted) -> None:
         agent = self._agent()
@@ -211,9 +220,8 @@ class _Facts:
         if agent.heartbeat_at is None or at >= agent.heartbeat_at:
             agent.heartbeat_at, agent.draining = at, event.draining
             agent.busy = event.busy if agent.exit_code is None else 0
-        for slot, *readings in event.samples:
-            place = (agent.batch, agent.restart, agent.node, int(slot or 0))
-            self._changes.samples[place].append((at, *readings))
+        if event.samples:
+            self._changes.samples[agent.batch, agent.restart, agent.node][at] = event.samples
 
     def agent_ended(self, event: events.AgentEnded) -> None:
         agent = self._agent()
@@ -227,12 +235,13 @@ class _Facts:
 
     def _attempt(self, run: int, number: int, of_agent: AgentRow | None = None) -> AttemptRow | None:
         """The attempt's row; None if another agent says that the attempt is its own, and is the one that counts."""
+        own = self._own.get((run, number))
+        if own is not None:
+            return own
         agent = of_agent or self._row or self._agent()
         row = self._changes.attempts.change(run, number)
-        if row.batch == agent.batch and row.restart == agent.restart and row.node == agent.node:
-            return row
         owner = (agent.restart, agent.batch, agent.node)
-        if row.batch is not None:
+        if row.batch is not None and owner != (row.restart, row.batch, row.node):
             if owner < (row.restart or 0, row.batch, row.node or 0):
                 return None
             if row.slot is not None:
@@ -244,6 +253,8 @@ class _Facts:
                 other.cancel_reason,
             )
         row.restart, row.batch, row.node = owner
+        if of_agent is None:
+            self._own[run, number] = row
         return row
 
     def _silent_agent(self, name: str) -> AgentRow:
@@ -315,7 +326,7 @@ class _Facts:
             if row is None or not rules.is_told_better(event, row):
                 return
             row.reported = TOLD_BY_ACT
-        row.state, row.reason = State(event.state).value, event.reason or None
+        row.state, row.reason = _state(event.state), event.reason or None
         row.exit_code, row.signal, row.by_job_end = event.exit_code, event.signal, event.by_job_end
         row.exception_type, row.exception_message = event.exception_type, event.exception_message
         row.traceback, row.return_value = event.traceback, event.return_value

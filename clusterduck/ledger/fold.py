@@ -13,16 +13,17 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from clusterduck import journal
 from clusterduck.errors import JournalError
-from clusterduck.events import JournalClosed, UnknownEvent
+from clusterduck.events import JournalClosed
 from clusterduck.journal import Chunk
 from clusterduck.ledger import schema, times
 from clusterduck.ledger.facts import take_in
 from clusterduck.ledger.settle import settle
-from clusterduck.ledger.tables import Changes
+from clusterduck.ledger.tables import Changes, Planned
 from clusterduck.model import AgentId
 
 #: How much of a journal is read at once, in bytes: some 700 events, a few hundredths of a second.
@@ -30,7 +31,13 @@ STRETCH_BYTES = 256 * 1024
 
 #: What goes into one transaction is no more than so many stretches: many agents that report little each would make as
 #: many transactions, which cost milliseconds each, most of it for pages that the next one writes again.
-STRETCHES_AT_ONCE = 4
+STRETCHES_AT_ONCE = 8
+
+#: No more runs than so many are held back (see ``Changes``): each takes a few hundred bytes.
+MOST_HELD = 200_000
+
+#: So many of them get their rows in one transaction.
+RELEASED_AT_ONCE = 5_000
 
 #: A bad line that good ones follow is looked at again after this long, in seconds, before it is passed over: what
 #: another host wrote may reach this one in pieces.
@@ -124,6 +131,7 @@ def fold_journals(
     *,
     clock: Callable[[], float],
     is_time_up: Callable[[], bool],
+    is_private: bool = False,
 ) -> Folded:
     """Fold a sweep's journals from where they were folded to, up to their ends; one that cannot be holds up no other.
 
@@ -136,11 +144,12 @@ def fold_journals(
         paths: the journals.
         clock: seconds since the epoch.
         is_time_up: asked after each look at a journal, so that there is at least one.
+        is_private: nobody reads the replica before all is in it, and it is thrown away if this fails.
 
     Raises:
         sqlite3.Error: if the replica fails.
     """
-    folding = _Folding(connection, sweep, root, clock)
+    folding = _Folding(connection, sweep, root, clock, is_private)
     left = deque(paths)
     is_late = False
     with _garbage_left():
@@ -157,6 +166,8 @@ def fold_journals(
                 is_late = is_time_up()
             outrun, failed = folding.take_in(new)
             left = deque(path for path in dict.fromkeys([*left, *outrun]) if path not in failed)
+            folding.release(MOST_HELD)
+        folding.release(0)
     folding.folded.more = bool(left)
     return folding.folded
 
@@ -180,12 +191,15 @@ class _Folding:
         folded: what was done so far.
     """
 
-    def __init__(self, connection: sqlite3.Connection, sweep: str, root: Path, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, sweep: str, root: Path, clock: Callable[[], float], is_private: bool
+    ) -> None:
         self.folded = Folded()
         self._connection = connection
         self._sweep = sweep
         self._root = root
         self._clock = clock
+        self._held: dict[int, Planned] | None = {} if is_private else None
         self._positions: dict[Path, _Position | None] = {}  # once all is in that was read; None: to be looked up
 
     def read(self, path: Path) -> _Stretch | None:
@@ -231,17 +245,32 @@ class _Folding:
     def _take_in_together(self, stretches: Sequence[_Stretch]) -> set[Path]:
         """Fold stretches in one transaction. Returns the journals in which another process was faster."""
         new = []
+        changes = Changes(self._connection, self._sweep, self._root, self._held)
         with immediate(self._connection):
             for stretch in stretches:
                 name = self._name(stretch.path)
                 if _look_up(self._connection, name) == stretch.before:
-                    who = agent_of(self._root, stretch.path)
-                    _take_in(self._connection, self._sweep, self._root, who, stretch.chunk)
+                    if stretch.chunk.events:
+                        take_in(stretch.chunk.events, changes, agent_of(self._root, stretch.path))
                     _save(self._connection, self._sweep, name, stretch.after)
                     new.append(stretch)
+            if any(stretch.chunk.events for stretch in new):
+                settle(changes)
+                schema.note_unknown(self._connection, changes.unknown)
+        changes.update_held()
         self.folded.events += sum(len(stretch.chunk.events) for stretch in new)
         self.folded.read += sum(stretch.size for stretch in new)
         return {stretch.path for stretch in stretches} - {stretch.path for stretch in new}
+
+    def release(self, most: int) -> None:
+        """Make the rows of runs that were held back, if they are more than so many."""
+        while self._held and len(self._held) > most:
+            changes = Changes(self._connection, self._sweep, self._root, self._held)
+            with immediate(self._connection):
+                for number in list(islice(self._held, RELEASED_AT_ONCE)):
+                    changes.run(number)
+                settle(changes)
+            changes.update_held()
 
     def _name(self, path: Path) -> str:
         return f"{self._sweep}/{path.relative_to(self._root)}"
@@ -264,14 +293,6 @@ def immediate(connection: sqlite3.Connection) -> Iterator[None]:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
-
-
-def _take_in(connection: sqlite3.Connection, sweep: str, root: Path, who: AgentId | None, chunk: Chunk) -> None:
-    if chunk.events:
-        changes = Changes(connection, sweep, root)
-        take_in(chunk.events, changes, who)
-        settle(changes)
-        schema.note_unknown(connection, {event.kind for event in chunk.events if isinstance(event, UnknownEvent)})
 
 
 def _read(path: Path, position: _Position, clock: Callable[[], float]) -> Chunk:

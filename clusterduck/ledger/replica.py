@@ -239,7 +239,8 @@ class Replica:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = NORMAL")
                 connection.execute("PRAGMA wal_autocheckpoint = 4000")  # pages: each is copied less often in bulk
-            schema.migrate(connection, self.path, to_be_filled=True, tell=self._tell)
+            later = schema.READERS_INDEXES | (schema.SELDOM_NEEDED if self._is_private else frozenset())
+            schema.migrate(connection, self.path, later=later, tell=self._tell)
             self._check(connection, info.st_size)
         except BaseException:
             connection.close()
@@ -341,7 +342,13 @@ class Replica:
                 (closed if isinstance(error, PermissionError) else problems).append(str(error))
                 continue
             folded = fold_journals(
-                self.connection, visit.sweep, visit.root, paths, clock=self._clock, is_time_up=is_time_up
+                self.connection,
+                visit.sweep,
+                visit.root,
+                paths,
+                clock=self._clock,
+                is_time_up=is_time_up,
+                is_private=self._is_private,
             )
             folded_events += folded.events
             journals += folded.journals

@@ -53,6 +53,10 @@ INDEXES = {
 #: Those that only readers ask for: folding finds runs by their numbers, and a new replica gets these once it is filled.
 READERS_INDEXES = frozenset(name for name, columns in INDEXES.items() if columns.startswith("run("))
 
+#: Those that folding seldom asks for, and makes when it does: a file that nobody reads yet gets these, too, once it is
+#: filled.
+SELDOM_NEEDED = frozenset({"attempt_by_slot", "attempt_in_trouble"})
+
 #: With so many runs in an older file, who waits for it to be brought up to date is told: that takes seconds.
 RUNS_WORTH_A_WORD = 50_000
 
@@ -147,6 +151,8 @@ def _drained_agents_and_folders_set_aside(db: Database) -> None:
 
 def _slots_over_time(db: Database) -> None:
     db.execute("ALTER TABLE agent ADD COLUMN busy_ms INTEGER NOT NULL DEFAULT 0")
+    if db.execute("SELECT 1 FROM attempt LIMIT 1").fetchone() is None:
+        return
     make_index(db.conn, "attempt_by_slot")  # or every agent's attempts would be looked for among all
     db.execute(
         "UPDATE agent SET busy_ms = (SELECT coalesce(sum(CAST(round(duration_s * 1000) AS INTEGER)), 0) FROM attempt "
@@ -183,6 +189,18 @@ def _attempts_in_trouble(db: Database) -> None:
     """Their index says by other words which these are."""
 
 
+def _fewer_readings(db: Database) -> None:
+    """Of each slot as many as are shown while its agent lives, and a few of the last once it has ended."""
+    db.execute(
+        "WITH placed AS (SELECT sample.*, row_number() OVER (PARTITION BY sweep, batch, restart, node, slot "
+        "ORDER BY taken_at DESC) AS place FROM sample) "
+        "DELETE FROM sample WHERE (sweep, batch, restart, node, slot, taken_at) IN "
+        "(SELECT sweep, batch, restart, node, slot, taken_at FROM placed "
+        "LEFT JOIN agent USING (sweep, batch, restart, node) "
+        "WHERE place > CASE WHEN exit_code IS NULL THEN 180 ELSE 10 END)"
+    )
+
+
 #: Schema version n is what the first n steps make.
 STEPS: tuple[Step, ...] = (
     _first_tables,
@@ -191,6 +209,7 @@ STEPS: tuple[Step, ...] = (
     _overrides_by_key,
     _attempts_by_slot,
     _attempts_in_trouble,
+    _fewer_readings,
 )
 
 
@@ -249,7 +268,7 @@ def migrate(
     what: object,
     steps: Sequence[Step] | None = None,
     *,
-    to_be_filled: bool = False,
+    later: Collection[str] = (),
     tell: Callable[[str], object] = lambda _: None,
 ) -> None:
     """Bring the open file to the newest schema. Safe in any number of processes at once.
@@ -258,8 +277,8 @@ def migrate(
         connection: in autocommit mode (``isolation_level=None``).
         what: names the file in errors.
         steps: the schema's history; :data:`STEPS` unless given.
-        to_be_filled: an empty file gets :data:`READERS_INDEXES` later, by :func:`make_index`: in a file with all its
-            rows that takes a fraction of the time.
+        later: indexes that an empty file gets later, by :func:`make_index`: in a file with all its rows that takes a
+            fraction of the time.
         tell: is told what takes long, if it does.
 
     Raises:
@@ -282,7 +301,7 @@ def migrate(
             for step in steps:
                 migrations()(step)
             migrations.apply(Database(connection, recursive_triggers=False))
-            make_indexes(connection, READERS_INDEXES if to_be_filled and not found else ())
+            make_indexes(connection, () if found else later)
             set_meta(connection, "schema_version", len(steps))
         connection.execute("COMMIT")
     except BaseException:

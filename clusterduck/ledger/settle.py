@@ -6,15 +6,16 @@ import json
 from collections import Counter
 from typing import Any
 
-from clusterduck.ledger import columns, rules, times
-from clusterduck.ledger.rows import AgentRow, AttemptRow, RunRow
+from clusterduck.ledger import columns, rules, schema, times
+from clusterduck.ledger.rows import AttemptRow, RunRow
 from clusterduck.ledger.rules import Closing
 from clusterduck.ledger.tables import AgentKey, Changes, took_of, write_rows
 from clusterduck.model import State
 
-#: How many readings of a slot are kept while its agent lives, and how many after that.
-SAMPLES_KEPT = 720
-SAMPLES_KEPT_AFTER = 60
+#: How many readings of a slot are kept while its agent lives (the half hour that the dashboard shows of a young one,
+#: nine hours of another), and how many after that. Older files were brought to these numbers by a step of the schema.
+SAMPLES_KEPT = 180
+SAMPLES_KEPT_AFTER = 10
 
 _COUNTED = tuple(State)
 
@@ -99,6 +100,7 @@ def _batch(changes: Changes, batch_id: str) -> None:
     restart = max((agent.restart for agent in agents if agent.started_at is not None), default=0)
     if restart:
         changes.restarts[batch_id] = restart
+        schema.make_index(changes.connection, "attempt_by_slot")
         for key in changes.connection.execute(
             "SELECT run, number FROM attempt WHERE sweep = ? AND batch = ? AND restart < ? AND by_job_end = 1",
             (changes.sweep, batch_id, restart),
@@ -125,9 +127,12 @@ def _attempts(changes: Changes) -> set[tuple[str, int, int, int]]:
         if attempt.batch is not None and attempt.restart is not None and attempt.node is not None:
             agent_row = changes.agents.get(attempt.batch, attempt.restart, attempt.node)
             assert agent_row is not None, "an agent's row is made before those of its attempts"
-            _place(changes, attempt, agent_row)
+            attempt.host = agent_row.host
             if attempt.slot is not None:
-                slots.add((attempt.batch, attempt.restart, attempt.node, attempt.slot))
+                place = (attempt.batch, attempt.restart, attempt.node, attempt.slot)
+                slots.add(place)
+                slot = changes.slots.get(*place) or changes.slots.change(*place)
+                attempt.cpus, attempt.gpus = slot.cpus, slot.gpus
         if not attempt.reported:
             rules.settle_attempt(attempt, agent_row)
         elif attempt.by_job_end and attempt.batch is not None:
@@ -163,20 +168,13 @@ def _restart(changes: Changes, batch: str) -> int:
 
 def _find_placed_before(changes: Changes, agent: AgentKey) -> None:
     """An agent's host and slots became known after some of its attempts: these get them too."""
+    schema.make_index(changes.connection, "attempt_by_slot")
     found = changes.connection.execute(
         "SELECT run, number FROM attempt WHERE sweep = ? AND batch = ? AND restart = ? AND node = ?",
         (changes.sweep, *agent),
     ).fetchall()
     for key in found:
         changes.attempts.change(*key)
-
-
-def _place(changes: Changes, attempt: AttemptRow, agent: AgentRow) -> None:
-    attempt.host = agent.host
-    if attempt.slot is not None:
-        key = (agent.batch, agent.restart, agent.node, attempt.slot)
-        slot = changes.slots.get(*key) or changes.slots.change(*key)
-        attempt.cpus, attempt.gpus = slot.cpus, slot.gpus
 
 
 def _unstarted_runs(changes: Changes) -> None:
@@ -224,14 +222,11 @@ def _homes(changes: Changes) -> None:
 
 def _counts(changes: Changes) -> None:
     """Keep the sweep's counts: each run that changed is taken from where it was counted and counted where it stands."""
-    moved: Counter[str] = Counter()
-    new = 0
-    for run in changes.runs.changed():
-        if changes.runs.is_new(run.number):
-            new += 1
-        else:
-            moved[changes.states_before[run.number]] -= 1
-        moved[run.state] += 1
+    runs = changes.runs.changed()
+    moved = Counter([run.state for run in runs])
+    old = [run.number for run in runs if not changes.runs.is_new(run.number)]
+    moved.subtract([changes.states_before[number] for number in old])
+    new = len(runs) - len(old)
     if new or changes.newly_planned or any(moved.values()):
         changes.connection.execute(
             "UPDATE sweep SET runs = runs + ?, planned = planned + ?, pending = pending + ?, running = running + ?, "
@@ -266,34 +261,40 @@ def _slots_of(changes: Changes, agent: AgentKey) -> list[int]:
 
 def _samples(changes: Changes) -> None:
     """Add readings, and drop all but the latest of each slot."""
-    db, sweep = changes.connection, changes.sweep
-    for place, readings in changes.samples.items():
-        by_time = {reading[0]: reading for reading in readings}
-        latest = sorted(by_time)[-_kept(changes, place) :]
-        db.executemany(
-            "INSERT OR REPLACE INTO sample(sweep, batch, restart, node, slot, taken_at, cpu_percent, memory_bytes, "
-            "gpu_percent, gpu_memory_bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [(sweep, *place, *by_time[time]) for time in latest],
-        )
-    places = set(changes.samples)
-    for batch, restart, node in changes.over:
-        places |= {
-            (batch, restart, node, slot)
-            for (slot,) in db.execute(
-                "SELECT DISTINCT slot FROM sample WHERE sweep = ? AND batch = ? AND restart = ? AND node = ?",
-                (sweep, batch, restart, node),
-            ).fetchall()
-        }
-    for place in places:
-        db.execute(
-            "DELETE FROM sample WHERE sweep = ? AND batch = ? AND restart = ? AND node = ? AND slot = ? "
-            "AND taken_at < (SELECT taken_at FROM sample WHERE sweep = ? AND batch = ? AND restart = ? "
-            "AND node = ? AND slot = ? ORDER BY taken_at DESC LIMIT 1 OFFSET ?)",
-            (sweep, *place, sweep, *place, _kept(changes, place) - 1),
+    for key in changes.samples.keys() | changes.over:
+        agent = changes.agents.get(*key)
+        kept = SAMPLES_KEPT if agent is None or agent.exit_code is None else SAMPLES_KEPT_AFTER
+        slots = _add_readings(changes, key, kept)
+        if key in changes.over:
+            slots |= {
+                slot
+                for (slot,) in changes.connection.execute(
+                    "SELECT DISTINCT slot FROM sample WHERE sweep = ? AND batch = ? AND restart = ? AND node = ?",
+                    (changes.sweep, *key),
+                ).fetchall()
+            }
+        changes.connection.executemany(
+            "DELETE FROM sample WHERE sweep = ?1 AND batch = ?2 AND restart = ?3 AND node = ?4 AND slot = ?5 "
+            "AND taken_at < (SELECT taken_at FROM sample WHERE sweep = ?1 AND batch = ?2 AND restart = ?3 "
+            "AND node = ?4 AND slot = ?5 ORDER BY taken_at DESC LIMIT 1 OFFSET ?6)",
+            [(changes.sweep, *key, slot, kept - 1) for slot in slots],
         )
 
 
-def _kept(changes: Changes, place: tuple[str, int, int, int]) -> int:
-    """How many readings of a slot are kept."""
-    agent = changes.agents.get(*place[:3])
-    return SAMPLES_KEPT if agent is None or agent.exit_code is None else SAMPLES_KEPT_AFTER
+def _add_readings(changes: Changes, agent: AgentKey, kept: int) -> set[int]:
+    """Add an agent's readings, of each slot no more than are kept. Returns its slots."""
+    new: list[tuple[Any, ...]] = []
+    room: dict[int, int] = {}
+    key = (changes.sweep, *agent)
+    for at, readings in sorted(changes.samples.get(agent, {}).items(), reverse=True):
+        for slot, *values in readings:
+            place = int(slot or 0)
+            left = room[place] = room.get(place, kept) - 1
+            if left >= 0:
+                new.append((*key, place, at, *values))
+    changes.connection.executemany(
+        "INSERT OR REPLACE INTO sample(sweep, batch, restart, node, slot, taken_at, cpu_percent, memory_bytes, "
+        "gpu_percent, gpu_memory_bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        new,
+    )
+    return set(room)

@@ -112,14 +112,15 @@ class SweepBuilder:
 
     def started(self, at: float, run: int, attempt: int = 1, slot: int = 0) -> events.AttemptStarted:
         """A run's process exists."""
-        log = str(self.paths.logs / f"{run}.{attempt}.log")
+        log = self.paths.kept(str(self.paths.logs / f"{run}.{attempt}.log"))
         return events.AttemptStarted(time=at, run=run, attempt=attempt, slot=slot, pid=8000 + run, log=log)
 
     def located(self, at: float, run: int, attempt: int = 1) -> events.AttemptLocated:
         """Hydra named the run's folder."""
         folder = self.paths.sweep_dir / str(run)
-        log = str(folder / f"attempt-{attempt}.log")
-        return events.AttemptLocated(time=at, run=run, attempt=attempt, run_dir=str(folder), log=log)
+        kept = map(self.paths.kept, (str(folder), str(folder / f"attempt-{attempt}.log")))
+        run_dir, log = kept
+        return events.AttemptLocated(time=at, run=run, attempt=attempt, run_dir=run_dir, log=log)
 
     def ended(
         self, at: float, run: int, attempt: int = 1, state: str = "COMPLETED", started_at: float | None = None

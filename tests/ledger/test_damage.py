@@ -30,8 +30,13 @@ class Clock:
         return self.now
 
 
-def fold_all(replica: sqlite3.Connection, sweep: SweepBuilder, paths: list[Path]) -> fold.Folded:
-    return fold.fold_journals(replica, sweep.sweep, sweep.paths.root, paths, clock=Clock(), is_time_up=lambda: False)
+def fold_all(
+    replica: sqlite3.Connection, sweep: SweepBuilder, paths: list[Path], is_private: bool = False
+) -> fold.Folded:
+    root = sweep.paths.root
+    return fold.fold_journals(
+        replica, sweep.sweep, root, paths, clock=Clock(), is_time_up=lambda: False, is_private=is_private
+    )
 
 
 class Journal:
@@ -229,7 +234,10 @@ def test_a_newer_journal_is_left_alone_and_said(torn: Journal, empty: Make) -> N
     assert replica.execute("SELECT count(*) FROM journal").fetchone() == (0,)
 
 
-def test_an_event_with_values_of_the_wrong_kind_stops_its_journal_only(torn: Journal, empty: Make) -> None:
+@pytest.mark.parametrize("is_private", [False, True])
+def test_an_event_with_values_of_the_wrong_kind_stops_its_journal_only(
+    torn: Journal, empty: Make, is_private: bool
+) -> None:
     wrong = events.AttemptStarted(run=77, attempt=1, slot={"no": "number"}, pid=1, log="log")  # type: ignore[arg-type]
     torn.holds(journal.encode(wrong))
     replica = empty()
@@ -246,7 +254,7 @@ def test_an_event_with_values_of_the_wrong_kind_stops_its_journal_only(torn: Jou
         patch.setattr(fold, "STRETCHES_AT_ONCE", 1000)
         patch.setattr(fold, "STRETCH_BYTES", 400)  # the bad event is in the second of several stretches
         torn.holds(torn.lines[0] + torn.lines[1] + journal.encode(wrong) + b"".join(torn.lines[2:]))
-        together = fold_all(replica, sweep, [others[0], torn.path, others[1]])
+        together = fold_all(replica, sweep, [others[0], torn.path, others[1]], is_private)
     assert ["cannot be folded" in problem for problem in together.problems] == [True]
     assert together.journals == 3 and not together.more
     alone = empty()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from journals_builder import SweepBuilder, kept_counts, recount, tables
 
 from clusterduck import events
-from clusterduck.ledger import fold, queries
+from clusterduck.ledger import fold, queries, schema
 
 
 def fold_all(connection: sqlite3.Connection, sweep: SweepBuilder, paths: list[Path]) -> None:
@@ -392,6 +392,40 @@ def test_journals_folded_in_turns_give_the_same_tables(
             assert kept_counts(replica, sweep.sweep) == recount(replica, sweep.sweep)
     assert tables(replica) == tables(whole)
     replica.close()
+    whole.close()
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_journals_folded_into_a_file_that_nobody_reads_give_the_same_tables(
+    data: st.DataObject,
+    tmp_path_factory: pytest.TempPathFactory,
+    empty: Callable[[], sqlite3.Connection],
+) -> None:
+    """Plans are held back there until more is known of a run, or too many are."""
+    scene = data.draw(st.sampled_from(SCENES))
+    sweep, paths = scene(tmp_path_factory.mktemp(f"private-{next(NUMBERS)}", numbered=False))
+    whole, private = empty(), empty()
+    fold_all(whole, sweep, paths)
+    for name in schema.SELDOM_NEEDED:
+        private.execute(f"DROP INDEX {name}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fold, "STRETCH_BYTES", data.draw(st.integers(300, 2500)))
+        patch.setattr(fold, "STRETCHES_AT_ONCE", data.draw(st.integers(1, 4)))
+        patch.setattr(fold, "MOST_HELD", data.draw(st.sampled_from([0, 3, 100])))
+        patch.setattr(fold, "RELEASED_AT_ONCE", data.draw(st.integers(1, 5)))
+        folded = fold.fold_journals(
+            private,
+            sweep.sweep,
+            sweep.paths.root,
+            data.draw(st.permutations(paths)),
+            clock=time.time,
+            is_time_up=lambda: False,
+            is_private=True,
+        )
+    assert not folded.problems and not folded.more
+    assert tables(private) == tables(whole)
+    private.close()
     whole.close()
 
 

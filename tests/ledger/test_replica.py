@@ -213,6 +213,26 @@ def test_a_large_older_file_is_brought_up_to_date_with_a_word_to_who_waits(
     assert [sentence.partition(",")[0] for sentence in told] == ["bringing this host's copy of the ledger up to date"]
 
 
+def test_an_older_file_is_left_as_many_readings_as_a_new_one_has(tmp_path: Path) -> None:
+    sweep = SweepBuilder(tmp_path)
+    lives = [sweep.agent_started(START + 1, "node1"), *(sweep.beat(START + at, busy=1) for at in range(5, 205))]
+    ended = events.AgentEnded(time=START + 300, reason="done", exit_code=0)
+    sweep.write(sweep.agent_journal("0-0"), [*lives, ended])
+    sweep.write(sweep.agent_journal("0-1"), lives, close=False)
+    with Replica.open(sweep.ledger) as replica:
+        replica.catch_up()
+        expected = tables(replica.connection)
+        replica.connection.execute(
+            "INSERT INTO sample SELECT sweep, batch, restart, node, slot, replace(taken_at, '2025', '2024'), "
+            "cpu_percent, memory_bytes, gpu_percent, gpu_memory_bytes FROM sample"
+        )
+        make_older(replica.connection)
+    with Replica.open(sweep.ledger) as replica:
+        assert tables(replica.connection) == expected
+        kept = replica.connection.execute("SELECT batch, slot, count(*) FROM sample GROUP BY batch, slot").fetchall()
+    assert kept == [(batch, slot, n) for batch, n in (("0-0", 10), ("0-1", 180)) for slot in range(-1, 4)]
+
+
 def test_who_waits_for_another_process_that_opens_it_is_told_once(
     sweep: SweepBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,9 +319,16 @@ def test_folding_reads_no_whole_sweep_where_there_are_no_readers_indexes(sweep: 
     ended = [events.BatchClosed(time=sweep.start + 9e5, batch="0-0", state="FAILED", reason="x", unsubmitted=False)]
     sweep.write(sweep.act_journal("y"), ended)
     sweep.write(sweep.agent_journal("0-0", restart=1), [sweep.agent_started(sweep.start + 1000, "node2")])
-    asked: set[str] = set()
+    asked: dict[str, bool] = {}  # whether the index of attempts by slot was there
+    is_made = "SELECT 1 FROM sqlite_master WHERE name = 'attempt_by_slot'"
     with Replica.anew(sweep.ledger) as anew:
-        anew.connection.set_trace_callback(asked.add)
+        assert anew.connection.execute(is_made).fetchone() is None
+
+        def note(sql: str) -> None:
+            there = "attempt_by_slot" in sql or any("attempt_by_slot" in one for one in asked)
+            asked.setdefault(sql, there)
+
+        anew.connection.set_trace_callback(note)
         anew.catch_up()
         anew.connection.set_trace_callback(None)
         for name in schema.READERS_INDEXES:
@@ -313,7 +340,8 @@ def test_folding_reads_no_whole_sweep_where_there_are_no_readers_indexes(sweep: 
             for step in anew.connection.execute(f"EXPLAIN QUERY PLAN {sql}").fetchall()
         }
         anew.discard()
-    assert any("attempt_by_slot" in step for step in plans), "a restarted job's attempts were looked for"
+    by_slot = [sql for step, sql in plans.items() if "attempt_by_slot" in step]
+    assert by_slot and all(asked[sql] for sql in by_slot), "a restarted job's attempts were looked for, in their index"
     whole = {step: sql for step, sql in plans.items() if re.match(r"(SCAN|SEARCH) (run|attempt)\b", step)}
     assert len(whole) > 3
     assert {step: sql for step, sql in whole.items() if step.startswith("SCAN") or step.endswith("(sweep=?)")} == {}
