@@ -123,6 +123,15 @@ def agent_of(root: Path, path: Path) -> AgentId | None:
     return AgentId(parts[1], int(restart), int(node))
 
 
+def unread_bytes(connection: sqlite3.Connection, sweep: str, root: Path, path: Path) -> int:
+    """How much of a sweep's journal is still to be folded, in bytes; 0 if nobody can tell."""
+    try:
+        size = os.stat(path).st_size
+    except OSError:
+        return 0
+    return max(0, size - _look_up(connection, _name(sweep, root, path)).offset)
+
+
 def fold_journals(
     connection: sqlite3.Connection,
     sweep: str,
@@ -273,7 +282,11 @@ class _Folding:
             changes.update_held()
 
     def _name(self, path: Path) -> str:
-        return f"{self._sweep}/{path.relative_to(self._root)}"
+        return _name(self._sweep, self._root, path)
+
+
+def _name(sweep: str, root: Path, path: Path) -> str:
+    return f"{sweep}/{path.relative_to(root)}"
 
 
 def _why(stretch: _Stretch, error: Exception) -> str:

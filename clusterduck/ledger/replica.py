@@ -12,7 +12,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,8 @@ from pathlib import Path
 from clusterduck import events
 from clusterduck.errors import LedgerError, UnsafePathError
 from clusterduck.ledger import discovery, schema
-from clusterduck.ledger.fold import fold_journals, immediate
+from clusterduck.ledger.discovery import Visit
+from clusterduck.ledger.fold import fold_journals, immediate, unread_bytes
 from clusterduck.ledger.tables import storable
 from clusterduck.paths import LedgerPaths, make_private_folder, require_own
 
@@ -37,6 +38,13 @@ BUSY_S = 30.0
 
 #: For so many seconds a process waits without a word for another that opens the replica, which may migrate it.
 PATIENCE_S = 1.0
+
+#: With more than so many bytes of journals to fold for each run on record, and in all, the indexes that only readers
+#: ask for are made anew afterwards: to keep them meanwhile takes longer. A run's events take some 800.
+UNREAD_BYTES_A_RUN, MUCH_UNREAD_BYTES = 500, 8 * 1024 * 1024
+
+#: So many journals tell how much there is to fold.
+ASKED_FOR_THEIR_SIZE = 20
 
 #: A replica up to this size, in bytes, is checked whole when it is opened (a few milliseconds per megabyte).
 CHECKED_BYTES = 64 * 1024 * 1024
@@ -341,6 +349,8 @@ class Replica:
             except (OSError, UnsafePathError) as error:
                 (closed if isinstance(error, PermissionError) else problems).append(str(error))
                 continue
+            if budget_s is None:  # who looks a little at a time reads in between
+                self._drop_indexes(visit, paths)
             folded = fold_journals(
                 self.connection,
                 visit.sweep,
@@ -361,8 +371,18 @@ class Replica:
         problems += self._on_what_is_missing(closed)
         return FoldReport(folded_events, journals, tuple(problems), more, time.monotonic() - start)
 
+    def _drop_indexes(self, visit: Visit, paths: Sequence[Path]) -> None:
+        """Do without the readers' indexes while very much is folded, if the journals hold so much."""
+        asked = paths[:: len(paths) // ASKED_FOR_THEIR_SIZE + 1]
+        unread = sum(unread_bytes(self.connection, visit.sweep, visit.root, path) for path in asked)
+        runs = self.connection.execute("SELECT coalesce(sum(runs), 0) FROM sweep").fetchone()[0]
+        if unread * len(paths) > len(asked) * max(UNREAD_BYTES_A_RUN * runs, MUCH_UNREAD_BYTES):
+            for name in schema.READERS_INDEXES.difference(schema.missing_indexes(self.connection)):
+                with immediate(self.connection):
+                    schema.drop_index(self.connection, name)
+
     def _make_indexes(self) -> None:
-        """Make what a new replica is filled without, one by one, so that no other process waits for long."""
+        """Make what a replica is filled without, one by one, so that no other process waits for long."""
         for name in schema.missing_indexes(self.connection):
             with immediate(self.connection):
                 schema.make_index(self.connection, name)

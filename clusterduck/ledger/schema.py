@@ -253,7 +253,7 @@ def make_indexes(connection: sqlite3.Connection, but: Collection[str] = ()) -> N
     there = dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index'").fetchall())
     for name, columns in INDEXES.items():
         if there.get(name, "").rpartition(f"{name} ON ")[2] not in ("", columns):
-            connection.execute(f"DROP INDEX {name}")
+            drop_index(connection, name)
         if name not in but:
             make_index(connection, name)
 
@@ -261,6 +261,11 @@ def make_indexes(connection: sqlite3.Connection, but: Collection[str] = ()) -> N
 def make_index(connection: sqlite3.Connection, name: str) -> None:
     """Make an index, unless it is there."""
     connection.execute(f"CREATE INDEX IF NOT EXISTS {name} ON {INDEXES[name]}")
+
+
+def drop_index(connection: sqlite3.Connection, name: str) -> None:
+    """Drop an index, if it is there."""
+    connection.execute(f"DROP INDEX IF EXISTS {name}")
 
 
 def migrate(

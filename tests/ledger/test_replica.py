@@ -310,6 +310,30 @@ def test_a_new_one_whose_filling_was_broken_off_is_filled_by_the_next_who_looks(
         anew.discard()
 
 
+def test_indexes_that_only_readers_ask_for_are_made_anew_where_very_much_is_new(
+    sweep: SweepBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Replica.open(sweep.ledger) as replica:
+        replica.catch_up()
+        before = everything_made(replica.connection)
+        asked: list[str] = []
+        replica.connection.set_trace_callback(asked.append)
+        sweep.write(sweep.launch_journal(1), sweep.launch(20, launch=1, first=8, batches=2))
+        assert replica.catch_up(look_at=[sweep.sweep]).events > 0, "little is new"
+        monkeypatch.setattr(replica_module, "UNREAD_BYTES_A_RUN", 100)
+        monkeypatch.setattr(replica_module, "MUCH_UNREAD_BYTES", 1000)
+        for batch, runs in (("1-0", range(8, 18)), ("1-1", range(18, 28))):
+            sweep.write(sweep.agent_journal(batch), sweep.agent(runs, "node7"))
+        assert replica.catch_up(budget_s=0, look_at=[sweep.sweep]).more, "who looks a little at a time reads meanwhile"
+        assert not any(sql.startswith(("DROP", "CREATE")) for sql in asked)
+        replica.catch_up(look_at=[sweep.sweep])
+        dropped = {sql.split()[4] for sql in asked if sql.startswith("DROP INDEX")}
+        made = {sql.split()[5] for sql in asked if sql.startswith("CREATE INDEX")}
+        assert dropped == made == schema.READERS_INDEXES
+        assert everything_made(replica.connection) == before
+        assert completed(replica) == 7 + 17
+
+
 def everything_made(connection: sqlite3.Connection) -> set[tuple[str, str, str | None]]:
     return set(connection.execute("SELECT type, name, sql FROM sqlite_master").fetchall())
 
