@@ -191,17 +191,6 @@ class AttemptInfo:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One reading of a slot, or (slot -1) of a node."""
-
-    taken_at: str
-    cpu_percent: float | None
-    memory_bytes: int | None
-    gpu_percent: float | None
-    gpu_memory_bytes: int | None
-
-
-@dataclass(frozen=True)
 class Act:
     """What a person or a tool did to a sweep."""
 

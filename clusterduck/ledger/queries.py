@@ -14,8 +14,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 from clusterduck.errors import ConfigError, NotFoundError
-from clusterduck.ledger.answers import Act, Agent, AttemptInfo, Batch, Pending, Run, Sample, SlotNow, Sweep
-from clusterduck.model import AgentId, State
+from clusterduck.ledger.answers import Act, Agent, AttemptInfo, Batch, Pending, Run, SlotNow, Sweep
+from clusterduck.model import State
 
 __all__ = [
     "EVERY_RUN",
@@ -29,14 +29,12 @@ __all__ = [
     "Filter",
     "Pending",
     "Run",
-    "Sample",
     "SlotNow",
     "Sweep",
     "acts",
     "agents",
     "attempts",
     "batches",
-    "count_runs",
     "cursor",
     "path",
     "pending",
@@ -45,7 +43,6 @@ __all__ = [
     "run",
     "runs",
     "runs_numbered",
-    "samples",
     "slots",
     "sweep",
     "sweeps",
@@ -195,17 +192,6 @@ def slots(connection: sqlite3.Connection, sweep_id: str | None = None, *, alive:
     return [SlotNow(**{**dict(row), **{name: _list(row[name]) for name in lists}}) for row in rows]
 
 
-def samples(connection: sqlite3.Connection, sweep_id: str, agent: AgentId, slot: int) -> list[Sample]:
-    """The readings of one slot that are kept (slot -1: the node as a whole), the oldest first."""
-    rows = _all(
-        connection,
-        "SELECT taken_at, cpu_percent, memory_bytes, gpu_percent, gpu_memory_bytes FROM sample "
-        "WHERE sweep = ? AND batch = ? AND restart = ? AND node = ? AND slot = ? ORDER BY taken_at",
-        [sweep_id, agent.batch, agent.restart, agent.node, slot],
-    )
-    return [Sample(*row) for row in rows]
-
-
 def runs(
     connection: sqlite3.Connection,
     sweep_id: str,
@@ -282,12 +268,6 @@ def cursor(run_: Run, sort: str = "number") -> Cursor:
         ConfigError: if there is no such sort.
     """
     return Cursor(getattr(run_, _sort_column(sort)), run_.number)
-
-
-def count_runs(connection: sqlite3.Connection, sweep_id: str, matching: Filter) -> int:
-    """How many runs match. How many there are in each state, ``Sweep.counts`` says without counting."""
-    where, values = matching.where(sweep_id)
-    return int(_all(connection, f"SELECT count(*) FROM run WHERE {where}", values)[0][0])  # noqa: S608
 
 
 def run(connection: sqlite3.Connection, sweep_id: str, number: int) -> Run:

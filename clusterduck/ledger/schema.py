@@ -152,7 +152,7 @@ def _drained_agents_and_folders_set_aside(db: Database) -> None:
 def _slots_over_time(db: Database) -> None:
     db.execute("ALTER TABLE agent ADD COLUMN busy_ms INTEGER NOT NULL DEFAULT 0")
     if db.execute("SELECT 1 FROM attempt LIMIT 1").fetchone() is None:
-        return
+        return  # a new file, which may get its indexes once it is filled
     make_index(db.conn, "attempt_by_slot")  # or every agent's attempts would be looked for among all
     db.execute(
         "UPDATE agent SET busy_ms = (SELECT coalesce(sum(CAST(round(duration_s * 1000) AS INTEGER)), 0) FROM attempt "

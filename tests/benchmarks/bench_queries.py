@@ -93,7 +93,6 @@ def pages(connection: sqlite3.Connection, sweep: queries.Sweep) -> dict[str, Que
         "jobs that were drained": lambda: standing.drained(connection, sweep.id),
         "agents to be asked": lambda: asking.Agents(connection, sweep.id),
         "order by number": lambda: listing.order(connection, listing.Listing(sweep.id)),
-        "how many failed": lambda: queries.count_runs(connection, sweep.id, Filter(states=["FAILED"])),
         "page of failed": lambda: queries.runs(connection, sweep.id, Filter(states=["FAILED"]), limit=100),
     }
     for sort in queries.SORTS:

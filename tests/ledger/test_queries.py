@@ -14,7 +14,6 @@ from clusterduck import events
 from clusterduck.errors import ConfigError, NotFoundError
 from clusterduck.ledger import fold, queries
 from clusterduck.ledger.queries import Cursor, Filter
-from clusterduck.model import AgentId
 
 Make = Callable[[], sqlite3.Connection]
 
@@ -121,8 +120,8 @@ def test_agents_and_slots_with_their_latest_readings(ledger: sqlite3.Connection,
     assert (full.sampled_at, full.cpu_percent, full.gpu_memory_bytes) == ("2025-10-09T08:56:48.000Z", 99.5, 2_000_000)
     assert (empty_one.slot, empty_one.run, empty_one.overrides) == (1, None, [])
     assert len(queries.slots(ledger, sweep.sweep, alive=False)) == 4
-    readings = queries.samples(ledger, sweep.sweep, AgentId("0-1", 0, 0), 1)
-    assert [sample.taken_at for sample in readings] == ["2025-10-09T08:56:44.000Z", "2025-10-09T08:56:48.000Z"]
+    readings = ledger.execute("SELECT taken_at FROM sample WHERE batch = '0-1' AND slot = 1 ORDER BY 1").fetchall()
+    assert readings == [("2025-10-09T08:56:44.000Z",), ("2025-10-09T08:56:48.000Z",)]
 
 
 def test_a_run_and_its_attempts(ledger: sqlite3.Connection, sweep: SweepBuilder) -> None:
@@ -152,7 +151,6 @@ def test_a_run_and_its_attempts(ledger: sqlite3.Connection, sweep: SweepBuilder)
 )
 def test_filters(ledger: sqlite3.Connection, sweep: SweepBuilder, matching: Filter, expected: list[int]) -> None:
     assert [run.number for run in queries.runs(ledger, sweep.sweep, matching)] == expected
-    assert queries.count_runs(ledger, sweep.sweep, matching) == len(expected)
 
 
 @pytest.mark.parametrize("sort", queries.SORTS)
