@@ -64,14 +64,15 @@ class Pair:
             self._answer["refused"] = f"{error.strerror or error}"
         return self._answer
 
-    def _meet(self, name: str, patience_s: float = STEP_S) -> None:
+    def _meet(self, name: str, patience_s: float | None = None) -> None:
         _create(self._folder / f"{name}.{self._rank}")
         self._wait(lambda: f"{name}.{1 - self._rank}" in self._names() or None, name, patience_s)
 
     def _names(self) -> list[str]:
         return os.listdir(self._folder)
 
-    def _wait(self, fact: Callable[[], Any], what: str, patience_s: float = STEP_S) -> Any:
+    def _wait(self, fact: Callable[[], Any], what: str, patience_s: float | None = None) -> Any:
+        patience_s = STEP_S if patience_s is None else patience_s
         deadline = time.monotonic() + patience_s
         while True:
             found = fact()
