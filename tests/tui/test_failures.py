@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
+import signal
 import sqlite3
 import threading
 import time
@@ -120,7 +122,7 @@ async def test_slurm_says_why_a_job_waits(project: Path, opened: Open, slurm: Sl
 async def test_slurm_hangs_and_quitting_takes_less_than_a_second(
     live: SweepBuilder, opened: Open, slurm: Slurm, tmp_path: Path
 ) -> None:
-    slurm(f": >{tmp_path}/asked; exec /bin/sleep 8")
+    slurm(f"echo $$ >{tmp_path}/asked; exec /bin/sleep 30")
     async with opened() as it:
         await it.fact((tmp_path / "asked").exists)
         await it.press("4")
@@ -131,6 +133,7 @@ async def test_slurm_hangs_and_quitting_takes_less_than_a_second(
     it.app.feed.join(1.0)
     assert not it.app.feed.is_alive()
     assert time.monotonic() - begin < 1.0
+    os.kill(int((tmp_path / "asked").read_text()), signal.SIGTERM)  # nobody need wait for it any longer
 
 
 async def test_a_bug_or_another_users_folder_is_a_notice(live: SweepBuilder, opened: Open) -> None:
