@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import venv
 from pathlib import Path
 
@@ -38,20 +39,27 @@ class Environment:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        venv.create(folder, with_pip=True, symlinks=True)
+        venv.create(folder, symlinks=True)
 
     def pip(self, *arguments: str) -> None:
-        """Run pip; fails the test with pip's own words if it fails."""
-        self.run("python", "-m", "pip", "--quiet", *arguments, cwd=self.folder)
+        """Run the pip of those who test, for this environment: to have one of its own takes seconds. Fails the test
+        with pip's own words if it fails."""
+        self._run(sys.executable, "-m", "pip", "--python", str(self._program("python")), "--quiet", *arguments)
 
     def run(self, program: str, *arguments: str, cwd: Path) -> str:
         """Standard output of a program of this environment; fails the test if the program fails."""
+        return self._run(str(self._program(program)), *arguments, cwd=cwd)
+
+    def _program(self, name: str) -> Path:
+        return self.folder / "bin" / name
+
+    def _run(self, program: str, *arguments: str, cwd: Path | None = None) -> str:
         environ = {
             name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV", "PYENV"))
         }
         done = subprocess.run(
-            [str(self.folder / "bin" / program), *arguments],
-            cwd=cwd,
+            [program, *arguments],
+            cwd=cwd or self.folder,
             env=environ,
             stdin=subprocess.DEVNULL,
             capture_output=True,
