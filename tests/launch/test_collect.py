@@ -233,6 +233,8 @@ def test_a_local_job_that_dies_without_a_word_does_not_make_it_wait_for_ever(
 
     monkeypatch.setattr(reconcile, "CONFIRM_S", 0.2)
     monkeypatch.setattr(collect, "ASK_LOCAL_EVERY_S", 0.2)
+    monkeypatch.setattr(collect, "LOOK_AT_ALL_EVERY_S", 0.2)
+    monkeypatch.setattr(collect, "LOOK_AT_MOST_EVERY_S", 0.2)
     process = subprocess.Popen(["true"])
     process.wait()
     submitted(paths, job=process.pid)
@@ -261,6 +263,8 @@ def test_a_slurm_job_that_is_over_is_found_by_two_looks_and_only_ours_is_spoken_
     from clusterduck.slurm import looks
 
     monkeypatch.setattr(collect, "SILENCE_S", 0.3)
+    monkeypatch.setattr(collect, "LOOK_AT_ALL_EVERY_S", 0.2)
+    monkeypatch.setattr(collect, "LOOK_AT_MOST_EVERY_S", 0.2)
     monkeypatch.setattr(reconcile, "CONFIRM_S", 0.3)
     monkeypatch.setattr(looks, "INTERVAL_S", 0.1)
     programs = paths.root / "bin"
