@@ -13,17 +13,20 @@ import sqlite3
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from itertools import accumulate, chain, pairwise, repeat
 from typing import Any, NamedTuple
 
 from clusterduck.ledger import overrides
+from clusterduck.ledger.merged import Merged
 from clusterduck.ledger.tables import storable, write_rows
 
 Plan = Sequence[tuple[int, Sequence[str]]]  # runs, each with its overrides
 
 #: In place of a key: overrides that a later one of the same run overrides again. They are found, and order nothing.
 OVERRIDDEN = ""
+
+#: Parts with fewer runs than so many, on average, are put in order whole: to look into each takes longer.
+_SMALL_PART = 100
 
 
 class _Column(NamedTuple):
@@ -103,32 +106,41 @@ def _part(column: dict[str, list[int]]) -> tuple[int, int, str, str | None, byte
     )
 
 
-def in_order(connection: sqlite3.Connection, sweep: str, key: str) -> Sequence[int]:
+def in_order(connection: sqlite3.Connection, sweep: str, key: str) -> array[int] | Merged:
     """The runs that have the key, in the order of its values: as numbers if all of them are, else as text.
 
     Runs with one value are in the order of their numbers.
     """
-    parts = connection.execute(
+    rows = connection.execute(
         "SELECT first_run, last_run, counts, runs, numbers FROM override_part WHERE sweep = ? AND key = ? "
         "ORDER BY first_run",
         (sweep, storable(key)),
     ).fetchall()
-    runs = array("I")
-    for part in parts:
-        runs.extend(_from_bytes("I", part[3]))
-    values: Sequence[Any]
-    if all(part[4] is not None for part in parts):
-        values = array("d")
-        for part in parts:
-            values.extend(_from_bytes("d", part[4]))
-    else:
-        values = list(chain.from_iterable(_values(connection, sweep, key)))
-    is_apart = all(before[1] < part[0] for before, part in pairwise(parts))
-    if is_apart and len(values) == len(runs):
-        return _sorted(runs, values)
-    counts = [count for part in parts for count in (json.loads(part[2]) if part[2] else repeat(1, len(part[3]) // 4))]
-    if is_apart and len(values) > len(runs) / 4:
-        return _sorted(runs, chain.from_iterable(map(repeat, values, counts)))
+    is_number = all(row[4] is not None for row in rows)
+    values: list[Sequence[Any]]
+    values = [_from_bytes("d", row[4]) for row in rows] if is_number else list(_values(connection, sweep, key))
+    size = sum(len(row[3]) // 4 for row in rows)
+    is_apart = all(before[1] < row[0] for before, row in pairwise(rows))
+    if not is_apart or sum(map(len, values)) <= size / 4:
+        return _by_few_values(rows, list(chain.from_iterable(values)))
+    parts = []
+    for (_, _, counts, stored, numbers), its in zip(rows, values, strict=True):
+        runs, of_each = _from_bytes("I", stored), its
+        if counts is not None:
+            of_each = list(chain.from_iterable(map(repeat, its, json.loads(counts))))
+        is_sorted = is_number or numbers is None  # else these are text now, in the order of their numbers
+        if not is_sorted or (counts is not None and len(set(its)) < len(its)):  # or one is written in several ways
+            pairs = sorted(zip(of_each, runs, strict=True))
+            runs, of_each = array("I", [run for _, run in pairs]), [value for value, _ in pairs]
+        parts.append((runs, of_each))
+    merged = Merged(parts)
+    return merged if size > _SMALL_PART * len(parts) else merged[:]
+
+
+def _by_few_values(rows: Sequence[Any], values: Sequence[Any]) -> array[int]:
+    """The same, of any parts, as quick as there are few values in each."""
+    runs = _from_bytes("I", b"".join(row[3] for row in rows))
+    counts = [count for row in rows for count in (json.loads(row[2]) if row[2] else repeat(1, len(row[3]) // 4))]
     places = sorted(range(len(values)), key=values.__getitem__)
     ends = list(accumulate(counts))
     found = array("I")
@@ -141,11 +153,6 @@ def in_order(connection: sqlite3.Connection, sweep: str, key: str) -> Sequence[i
         same.extend(runs[ends[place] - counts[place] : ends[place]])
     found.extend(sorted(same))
     return found
-
-
-def _sorted(runs: array[int], values: Iterable[Any]) -> array[int]:
-    """Runs in the order of their values; each asks for the next of these, which takes half as long as to look it up."""
-    return array("I", sorted(runs, key=partial(next, iter(values))))
 
 
 def are_numbers(connection: sqlite3.Connection, sweep: str, key: str) -> bool | None:

@@ -1,7 +1,8 @@
 """Lists of runs for whoever scrolls through them: which runs, in which order, and pages of them by key.
 
-The order is read once as bare numbers (four bytes a run), pages by the runs' numbers. So a place in the list is known
-at once however long it is, and a selected run is found again in a new order.
+The order is read once as bare numbers (four bytes a run), or as the values from which any stretch of it follows; pages
+by the runs' numbers. So a place in the list is known at once however long it is, and a selected run is found again in a
+new order.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import re
 import sqlite3
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, compress
@@ -18,6 +19,7 @@ from typing import Any
 
 from clusterduck.errors import ConfigError
 from clusterduck.ledger import columns
+from clusterduck.ledger.merged import Merged
 from clusterduck.ledger.queries import SORTS
 from clusterduck.ledger.tables import storable
 from clusterduck.model import FAILED_STATES, State
@@ -119,6 +121,7 @@ def _order(connection: sqlite3.Connection, listing: Listing) -> Sequence[int]:
     if column == "number":
         found = wanted.all()
         return found[::-1] if listing.descending else found
+    valued: array[int] | Merged
     if column is None:
         valued = columns.in_order(connection, listing.sweep, listing.sort[1:])
     elif column in _FEW_VALUES:
@@ -128,14 +131,16 @@ def _order(connection: sqlite3.Connection, listing: Listing) -> Sequence[int]:
     else:
         valued = _by_column(connection, listing.sweep, column)
     if listing.terms:
-        valued = array("I", filter(wanted.__contains__, valued))
-    if len(valued) == len(every):
-        return valued[::-1] if listing.descending else valued
-    wanted.keep(valued, inverted=True)
-    rest = wanted.all()
+        valued = valued.only(wanted.has) if isinstance(valued, Merged) else array("I", filter(wanted.has, valued))
+    rest: Sequence[int] = ()
+    if len(valued) < len(every):
+        wanted.keep(valued.in_any_order() if isinstance(valued, Merged) else valued, inverted=True)
+        rest = wanted.all()[::-1] if listing.descending else wanted.all()
+    if isinstance(valued, Merged):
+        return valued.then(rest, descending=listing.descending)
     if listing.descending:
-        valued, rest = valued[::-1], rest[::-1]
-    return array("I", valued) + array("I", rest) if rest else valued
+        valued = valued[::-1]
+    return valued + array("I", rest) if rest else valued
 
 
 class _Runs:
@@ -143,24 +148,20 @@ class _Runs:
 
     def __init__(self, every: Sequence[int]) -> None:
         self._every = every
-        self._first = every[0] if every else 0
-        self._is_apart = bool(every) and every[-1] - self._first + 1 > len(every)
-        self._marks: bytearray | None = None  # by number, from the first one on; None: all of them
-
-    def __contains__(self, number: int) -> bool:
-        return self._marks is None or bool(self._marks[number - self._first])
+        self._first, self._size = (every[0], every[-1] + 1) if every else (0, 0)
+        self._is_apart = self._size - self._first > len(every)
+        self._marks: bytearray | None = None  # by number; None: all of them
 
     def keep(self, numbers: Iterable[int], *, inverted: bool = False) -> None:
         """Leave out all but these runs; or just these."""
-        size = self._every[-1] - self._first + 1 if self._every else 0
-        marks, mark, first = bytearray(size), b"\1"[0], self._first
+        marks, mark = bytearray(self._size), b"\1"[0]
         if inverted:
-            marks, mark = bytearray(b"\1") * size if self._marks is None else self._marks, 0
+            marks, mark = bytearray(b"\1") * self._size if self._marks is None else self._marks, 0
         for number in numbers:
-            marks[number - first] = mark
+            marks[number] = mark
         if not inverted and self._marks is not None:
             both = int.from_bytes(self._marks, "big") & int.from_bytes(marks, "big")
-            marks = bytearray(both.to_bytes(size, "big"))
+            marks = bytearray(both.to_bytes(self._size, "big"))
         self._marks = marks
 
     def all(self) -> Sequence[int]:
@@ -168,8 +169,13 @@ class _Runs:
         if self._marks is None:
             return self._every
         if self._is_apart:
-            return array("I", filter(self.__contains__, self._every))
-        return array("I", compress(self._every, self._marks))
+            return array("I", filter(self.has, self._every))
+        return array("I", compress(self._every, memoryview(self._marks)[self._first :]))
+
+    @property
+    def has(self) -> Callable[[int], object]:
+        """Tells of a run of the sweep whether it is one of them: a hundred thousand are asked about."""
+        return self._every.__contains__ if self._marks is None else self._marks.__getitem__
 
 
 def _every_run(connection: sqlite3.Connection, sweep: str) -> Sequence[int]:
