@@ -192,22 +192,26 @@ def having(connection: sqlite3.Connection, sweep: str, needle: str, holds: Calla
     return found
 
 
-def _values(connection: sqlite3.Connection, sweep: str, key: str) -> Iterator[list[str]]:
-    """The values of a key, as text, of each part.
+def _values(connection: sqlite3.Connection, sweep: str, key: str) -> Iterator[list[bytes]]:
+    """The values of a key in each part, as text in UTF-8: it has the same order, and is cut in two thirds of the time.
 
     Most parts hold nothing but ``KEY=VALUE``, with no character that JSON writes with a backslash: a quotation mark is
     then the end of an override or the beginning of one, and to cut there is quicker than to read JSON.
     """
-    begin, between = f'["{key}=', f'", "{key}='
+    begin, between = (_utf_8(f'{sign}"{key}=') for sign in ("[", '", '))
     for texts, count in connection.execute(
-        "SELECT overrides, coalesce(json_array_length(counts), length(runs) / 4) FROM override_part "
+        "SELECT CAST(overrides AS BLOB), coalesce(json_array_length(counts), length(runs) / 4) FROM override_part "
         "WHERE sweep = ? AND key = ? ORDER BY first_run",
         (sweep, storable(key)),
     ).fetchall():
         values = texts[len(begin) : -2].split(between)
-        if "\\" in texts or not texts.startswith(begin) or len(values) < count:
-            values = [overrides.split(text)[1] for text in json.loads(texts)]
+        if b"\\" in texts or not texts.startswith(begin) or len(values) < count:
+            values = [_utf_8(overrides.split(text)[1]) for text in json.loads(texts)]
         yield values
+
+
+def _utf_8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _numbers(texts: Iterable[str]) -> list[float] | None:

@@ -92,15 +92,13 @@ class Merged(Sequence[int]):
         return place
 
     def _place(self, number: int) -> int:
-        for runs, values in self._parts:
-            if number in runs:
-                value = values[runs.index(number)]
-                break
-        else:
+        its = bisect_right(self._parts, number, key=lambda part: min(part[0])) - 1
+        if its < 0 or number not in self._parts[its][0]:
             return self._valued + self._rest.index(number)
-        begin = self._before(value)
-        end = sum([bisect_right(values, value) for _, values in self._parts])
-        place = begin + self._sorted(begin, end).index(number)
+        place = self._parts[its][0].index(number)
+        value = self._parts[its][1][place]
+        place += sum([bisect_right(values, value) for _, values in self._parts[:its]])
+        place += sum([bisect_left(values, value) for _, values in self._parts[its + 1 :]])
         return self._valued - 1 - place if self._descending else place
 
     def _between(self, start: int, stop: int) -> array[int]:
@@ -116,7 +114,9 @@ class Merged(Sequence[int]):
     def _sorted(self, start: int, stop: int) -> array[int]:
         """The runs at these places of the ascending order: between two values that are known to enclose them."""
         low = bisect_right(self._samples, start, key=self._before) - 1
-        high = bisect_left(self._samples, stop, key=self._before)
+        high = low + 1
+        while high < len(self._samples) and (missing := stop - self._before(self._samples[high])) > 0:
+            high += missing // _STEP + 1
         before, near = 0, array("I")
         its: list[Any] = []
         for runs, values in self._parts:
