@@ -98,7 +98,7 @@ def read(path: Path, offset: int = 0, skip_bad_at: int | None = None, limit: int
         position = 0
         sound = _all_sound(data[:end])
         if sound is not None:
-            for opened in sound:
+            for opened in [event for event in sound if type(event) is JournalOpened]:
                 _check_version(opened, path)
             chunk.events, position = sound, end
             chunk.offset = offset + len(data[:end].rstrip(b"\n")) + 1

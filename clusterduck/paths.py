@@ -248,12 +248,12 @@ class SweepPaths:
     def place(self, kept: str) -> str:
         """Where what is on record lies now: the inverse of :meth:`kept`."""
         path = kept if kept.startswith("/") else f"{self._sweep_dir_text}{kept}"
-        is_plain = not ("//" in path or "./" in path or path.endswith(("/", "/.", "/..")))
+        is_plain = kept and not ("//" in kept or "./" in kept or kept.endswith(("/", ".")))
         return path if is_plain else os.path.normpath(path)  # which takes four times as long
 
     @cached_property
     def _sweep_dir_text(self) -> str:
-        return os.path.join(self.sweep_dir, "")
+        return os.path.join(os.path.normpath(self.sweep_dir), "")
 
     @property
     def queue(self) -> Path:

@@ -174,7 +174,8 @@ def fold_journals(
                     left.popleft()
                 is_late = is_time_up()
             outrun, failed = folding.take_in(new)
-            left = deque(path for path in dict.fromkeys([*left, *outrun]) if path not in failed)
+            if outrun or failed:
+                left = deque(path for path in dict.fromkeys([*left, *outrun]) if path not in failed)
             folding.release(MOST_HELD)
         folding.release(0)
     folding.folded.more = bool(left)

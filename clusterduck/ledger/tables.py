@@ -11,7 +11,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from clusterduck.ledger.rows import AgentRow, AttemptRow, BatchRow, LaunchRow, RunRow, SlotRow
+from clusterduck.ledger.rows import SELDOM, AgentRow, AttemptRow, BatchRow, LaunchRow, RunRow, SlotRow
 from clusterduck.paths import SweepPaths
 
 Row = TypeVar("Row")
@@ -33,22 +33,38 @@ sqlite3.register_adapter(bool, int)
 class _Statements:
     select: str
     select_where: str
-    upsert: str
+    whole: _Upsert
+    short: _Upsert  # for rows of which ``seldom`` gets ``nothing``
+    seldom: Callable[[Any], tuple[Any, ...] | None]
+    nothing: tuple[None, ...]
+
+
+@dataclass(frozen=True)
+class _Upsert:
+    sql: str
     values: Callable[[Any], tuple[Any, ...]]
 
 
 @cache
 def _statements(table: str, names: tuple[str, ...], key_size: int) -> _Statements:
-    key, rest = names[:key_size], names[key_size:]
+    key, seldom = names[:key_size], [name for name in names if name in SELDOM.get(table, ())]
     select = " ".join(["SELECT", ", ".join(names), "FROM", table, "WHERE sweep = ? AND "])
-    into = f"{table}(sweep, {', '.join(names)}) VALUES ({', '.join('?' * (len(names) + 1))})"
-    conflict = f"ON CONFLICT(sweep, {', '.join(key)}) DO UPDATE SET "
     return _Statements(
         select=select + " AND ".join(f"{name} = ?" for name in key),
         select_where=select,
-        upsert=" ".join(["INSERT INTO", into, conflict]) + ", ".join(f"{name} = excluded.{name}" for name in rest),
-        values=attrgetter(*names),
+        whole=_upsert(table, key, names[key_size:], ()),
+        short=_upsert(table, key, [name for name in names[key_size:] if name not in seldom], seldom),
+        seldom=attrgetter(*seldom) if seldom else lambda row: None,
+        nothing=(None,) * len(seldom),
     )
+
+
+def _upsert(table: str, key: Sequence[str], rest: Sequence[str], without: Sequence[str]) -> _Upsert:
+    names = [*key, *rest]
+    into = f"{table}(sweep, {', '.join(names)}) VALUES ({', '.join('?' * (len(names) + 1))})"
+    news = [*(f"{name} = excluded.{name}" for name in rest), *(f"{name} = NULL" for name in without)]
+    conflict = f"ON CONFLICT(sweep, {', '.join(key)}) DO UPDATE SET"
+    return _Upsert(" ".join(["INSERT INTO", into, conflict, ", ".join(news)]), attrgetter(*names))
 
 
 class Table(Generic[Row]):
@@ -83,7 +99,7 @@ class Table(Generic[Row]):
         index = key[0] if self._single else key
         row = self._changed.get(index)
         if row is None:
-            row = self.get(*key)
+            row = self._rows.get(index) or self.get(*key)
             if row is None:
                 row = self._rows[index] = self._type(*key)
                 self._fresh.add(index)
@@ -139,9 +155,14 @@ class Table(Generic[Row]):
 
     def write(self) -> None:
         """Write the changed rows back."""
-        values, sweep = self._sql.values, (self._sweep,)
-        rows = [sweep + values(row) for row in self._changed.values()]
-        write_rows(self._connection, self._sql.upsert, rows)
+        sql, sweep = self._sql, (self._sweep,)
+        seldom, nothing = sql.seldom, sql.nothing
+        whole: list[Row] = []
+        short: list[Row] = []
+        for row in self._changed.values():
+            (short if seldom(row) == nothing else whole).append(row)
+        for upsert, rows in ((sql.whole, whole), (sql.short, short)):
+            write_rows(self._connection, upsert.sql, [sweep + upsert.values(row) for row in rows])
         self._changed = {}
 
 
