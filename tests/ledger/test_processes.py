@@ -69,11 +69,12 @@ def test_killed_at_any_instant_and_caught_up(tmp_path: Path) -> None:
     total = sum(path.stat().st_size for path in sweep.paths.journals())
     dice = random.Random(4)
     offsets = [0]
-    while offsets[-1] < total and len(offsets) < 40:
+    patience = 0.01  # seconds; more where the machine is so busy that nothing happens in that time
+    while offsets[-1] < total and len(offsets) < 100:
         begun = FORK.Event()
         process = start(fold_when_watched, sweep.ledger, begun)
         assert begun.wait(60)
-        process.join(dice.uniform(0, 0.03))
+        process.join(dice.uniform(0, patience))
         process.kill()
         process.join(60)
         with Replica.open(sweep.ledger) as replica:
@@ -81,6 +82,8 @@ def test_killed_at_any_instant_and_caught_up(tmp_path: Path) -> None:
             offsets.append(connection.execute('SELECT coalesce(sum("offset"), 0) FROM journal').fetchone()[0])
             if offsets[-1]:
                 assert kept_counts(connection, sweep.sweep) == recount(connection, sweep.sweep)
+        if offsets[-1] == offsets[-2]:
+            patience *= 1.2
     assert offsets == sorted(offsets)
     assert len({offset for offset in offsets if 0 < offset < total}) >= 3, "it was never killed half-way"
     with Replica.open(sweep.ledger) as replica:
