@@ -262,7 +262,7 @@ def _with(connection: sqlite3.Connection, sweep: str, column: str, values: Seque
     if not values:  # SQLite would look at every run of every sweep
         return array("I")
     marks = ",".join("?" * len(values))
-    return _where(connection, sweep, f"{column} IS NOT NULL AND {column} IN ({marks})", values)
+    return _where(connection, sweep, f"{column} IN ({marks})", values)
 
 
 def _where(connection: sqlite3.Connection, sweep: str, condition: str, values: Sequence[str]) -> array[int]:
