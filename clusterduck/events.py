@@ -328,13 +328,12 @@ _DEFAULTS: dict[type[Event], dict[str, Any]] = {
     for cls in _TYPES.values()
 }
 
-#: By short name: the class of an event, the fields that it is not made without, all its fields, and how those are made
-#: that each event has anew where they are left out.
-_FORMS: dict[str, tuple[type[Event], frozenset[str], frozenset[str], tuple[tuple[str, Callable[[], Any]], ...]]] = {
+#: By short name: the class of an event, the fields that it is not made without, and how those are made that each event
+#: has anew where they are left out.
+_FORMS: dict[str, tuple[type[Event], frozenset[str], tuple[tuple[str, Callable[[], Any]], ...]]] = {
     name: (
         cls,
         frozenset(f.name for f in fields(cls) if f.name == "time" or f.default is f.default_factory is MISSING),
-        frozenset(_FIELDS[cls]),
         tuple((f.name, f.default_factory) for f in fields(cls) if f.name != "time" and callable(f.default_factory)),
     )
     for name, cls in _TYPES.items()
@@ -390,12 +389,13 @@ def _event(data: dict[str, Any]) -> Event:
     kind = data.pop("e")
     if kind not in _FORMS and isinstance(kind, str):
         return UnknownEvent(time=float(data.get("time", 0.0)), kind=kind[:40])
-    cls, needed, known, made = _FORMS[kind]
-    if not (data.keys() >= needed and known.issuperset(data)):  # too little, or fields of a newer version
-        return cls(**{key: value for key, value in data.items() if key in known})
+    cls, needed, made = _FORMS[kind]
+    if not data.keys() >= needed:
+        return cls(**{key: value for key, value in data.items() if key in _FIELDS[cls]})
     for key, factory in made:
         if key not in data:
             data[key] = factory()
     event = cls.__new__(cls)
-    object.__setattr__(event, "__dict__", data)  # five times as fast as field by field; the class has what is left out
+    # Five times as fast as field by field. The class has what is left out; fields of a newer version nobody asks for.
+    object.__setattr__(event, "__dict__", data)
     return event
