@@ -20,7 +20,7 @@ from clusterduck.ledger.schema import IN_TROUBLE
 _TYPICAL_OF = 200
 
 #: A picture on a screen is made of no more than about so many attempts, which are read in a fiftieth of a second.
-MOST_BARS = 11_500
+MOST_BARS = 10_000
 
 #: To find the attempt that stands for a piece of time takes as long as to read so many.
 _LOOK = 6
