@@ -105,6 +105,8 @@ def pages(connection: sqlite3.Connection, sweep: queries.Sweep) -> dict[str, Que
 
 def write_different(connection: sqlite3.Connection, runs: int) -> None:
     """The overrides of a sweep whose runs each have a number and a name of their own, while it is connected."""
+    cached = connection.execute("PRAGMA main.cache_size").fetchone()[0]
+    connection.execute(f"PRAGMA temp.cache_size = {cached}")  # else it is read from its file each time
     connection.execute("CREATE TEMP TABLE override_key AS SELECT * FROM main.override_key WHERE 0")
     connection.execute("CREATE UNIQUE INDEX temp.different_key ON override_key(sweep, key)")
     connection.execute("CREATE TEMP TABLE override_part AS SELECT * FROM main.override_part WHERE 0")
