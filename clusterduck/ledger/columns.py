@@ -138,7 +138,7 @@ def in_order(connection: sqlite3.Connection, sweep: str, key: str) -> array[int]
 
 
 def _by_few_values(rows: Sequence[Any], values: Sequence[Any]) -> array[int]:
-    """The same, of any parts, as quick as there are few values in each."""
+    """The same of any parts; it is quick where few values are in each."""
     runs = _from_bytes("I", b"".join(row[3] for row in rows))
     counts = [count for row in rows for count in (json.loads(row[2]) if row[2] else repeat(1, len(row[3]) // 4))]
     places = sorted(range(len(values)), key=values.__getitem__)
