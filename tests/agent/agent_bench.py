@@ -103,7 +103,7 @@ class Bench:
     def plan_overrides(self, runs: list[list[str]]) -> None:
         overrides = json.dumps(runs)
         command = [sys.executable, str(HERE / "prepare_sweep.py"), str(self.folder / "out"), overrides]
-        subprocess.run(command, cwd=self.folder, check=True, timeout=60)
+        subprocess.run(command, cwd=self.folder, check=True, timeout=180)
         self.runs = len(runs)
 
     def start(self, slots: int, environ: dict[str, str] | None = None, **settings: Any) -> subprocess.Popen[str]:

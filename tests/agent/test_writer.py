@@ -84,7 +84,7 @@ class Bench:
         return answer
 
     def answer(self) -> ClaimsMade | PayloadFetched | QueueSeen | InboxRead | NotSuperseded:
-        assert self.woken.acquire(timeout=30)
+        assert self.woken.acquire(timeout=180)
         (answer,) = self.writer.answers()
         return answer
 

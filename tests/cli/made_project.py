@@ -37,7 +37,7 @@ class Project:
     def run(self, *arguments: str, code: ExitCode = ExitCode.OK) -> tuple[str, str]:
         """Stdout and stderr of a command that ends with ``code``."""
         process = self.start(*arguments)
-        output, errors = (stream.decode() for stream in process.communicate(timeout=60))
+        output, errors = (stream.decode() for stream in process.communicate(timeout=180))
         assert (process.returncode, "Traceback" in errors) == (code, False), errors
         return output, errors
 

@@ -271,7 +271,7 @@ def test_a_folder_without_a_project_says_what_to_do(project: Project, tmp_path: 
         cwd=tmp_path,
         env=project.environment,
         capture_output=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert process.returncode == ExitCode.NOT_FOUND
@@ -402,7 +402,7 @@ def test_help_and_a_look_load_nothing_that_takes_long() -> None:
     script += "heavy = {'hydra', 'omegaconf', 'submitit', 'rich', 'textual', 'sqlite_utils', 'psutil', 'numpy'}; "
     script += "light = heavy | {'sqlite3', 'clusterduck.ledger'}; print(sorted(light & set(sys.modules))); "
     script += "import clusterduck.cli.status, clusterduck.cli.logs; print(sorted(heavy & set(sys.modules)))"
-    output = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60, check=True).stdout
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=180, check=True).stdout
     assert output == b"[]\n[]\n"
 
 

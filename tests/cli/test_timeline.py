@@ -18,7 +18,9 @@ from clusterduck.ledger.history import Lane
 def clusterduck(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "TMPDIR": str(folder)}
     command = [sys.executable, "-m", "clusterduck.cli.main", *arguments]
-    return subprocess.run(command, check=False, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        command, check=False, cwd=folder, env=environment, capture_output=True, text=True, timeout=180
+    )
 
 
 def test_the_command_writes_svg_and_html(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ def build(folder: Path) -> Path:
     """Compile the library that is preloaded."""
     library = folder / "faulty_fs.so"
     command = ["gcc", "-Wall", "-O1", "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl"]
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=180)
     return library
 
 

@@ -219,7 +219,7 @@ def result_written(folder: Path, faults: FaultyFileSystem, stalled_s: float, pic
         env={**os.environ, **faults.environ},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=True,
     )
     return done.stdout.strip()
@@ -232,6 +232,6 @@ def status(sweep: FaultySweep, *, is_well: bool = False) -> subprocess.Completed
         env={**os.environ, **({} if is_well else sweep.faults.environ)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )

@@ -40,7 +40,7 @@ def test_the_ledger_stays_whole_and_is_published_once_it_can_be(
             env={**os.environ, **faults.environ, "TMPDIR": str(tmp_path)},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
 

@@ -263,6 +263,7 @@ def test_a_slurm_job_that_is_over_is_found_by_two_looks_and_only_ours_is_spoken_
     from clusterduck.slurm import looks
 
     monkeypatch.setattr(collect, "SILENCE_S", 0.3)
+    monkeypatch.setattr(collect, "ASK_EVERY_S", 120.0)
     monkeypatch.setattr(collect, "LOOK_AT_ALL_EVERY_S", 0.2)
     monkeypatch.setattr(collect, "LOOK_AT_MOST_EVERY_S", 0.2)
     monkeypatch.setattr(reconcile, "CONFIRM_S", 0.3)

@@ -198,7 +198,7 @@ def test_ctrl_c_detaches_and_leaves_the_jobs_running(script: Path, own_ledger: P
     wait_for(lambda: LedgerPaths(own_ledger).sweep_roots() and list(only_sweep(own_ledger).claims.iterdir()))
     paths = only_sweep(own_ledger)
     os.killpg(process.pid, signal.SIGINT)  # as the terminal does: to everything in the foreground
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=180)
     assert process.returncode == 130
     (controller,) = controllers(paths)
     assert f"Detached from the sweep {paths.sweep}; its jobs go on." in out + err
@@ -218,7 +218,7 @@ def test_two_sweeps_at_once_in_one_folder(script: Path, own_ledger: Path, tmp_pa
         )
         for number in (1, 2)
     ]
-    said = [process.communicate(timeout=60) for process in both]
+    said = [process.communicate(timeout=180) for process in both]
     assert sorted(process.returncode for process in both) == [0, 1]
     paths = only_sweep(own_ledger)
     (refused,) = [err for process, (_, err) in zip(both, said, strict=True) if process.returncode]
@@ -275,21 +275,20 @@ def test_a_project_gets_its_ledger_where_it_is_launched(script: Path, monkeypatc
     assert len(LedgerPaths(script.parent / ".clusterduck" / "ledger.db").sweep_roots()) == 2
 
 
-def test_importing_the_plugin_costs_next_to_nothing() -> None:
+def test_importing_the_plugin_loads_nothing_but_hydra() -> None:
     """In every Hydra process of everybody who has it installed."""
-    code = (
-        "import sys\nfrom hydra.core.plugins import Plugins\n"
-        "stats = Plugins.instance().get_stats().modules_import_time\n"
-        "print(sum(took for name, took in stats.items() if 'clusterduck' in name))\n"
-        "print(sorted({name.split('.')[0] for name in sys.modules} & {'clusterduck', 'submitit', 'rich', 'psutil'}))"
-    )
-    said = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
-        for _ in range(3)
-    ]
-    took, loaded = min(said, key=lambda lines: float(lines[0]))  # the machine may be busy with other things
-    assert float(took) < 0.005
-    assert loaded == "[]"
+    code = """
+import sys
+import hydra.main, hydra.plugins.launcher, hydra._internal.core_plugins.basic_sweeper, hydra.core.config_store
+hydra_alone = set(sys.modules)
+import hydra_plugins.clusterduck_launcher.config
+import hydra_plugins.clusterduck_launcher.launcher
+import hydra_plugins.clusterduck_launcher.sweeper
+print(*sorted(set(sys.modules) - hydra_alone))
+"""
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    plugin = "hydra_plugins.clusterduck_launcher"
+    assert loaded == ["hydra_plugins", plugin, *(f"{plugin}.{name}" for name in ("config", "launcher", "sweeper"))]
 
 
 def test_both_launchers_have_their_options_in_hydras_help(script: Path) -> None:

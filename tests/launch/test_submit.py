@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import sys
-import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -224,21 +223,18 @@ def test_the_sweeps_mode(make_launcher: Any, fake_slurm: Any, project: Path) -> 
     assert (project / "out" / ".clusterduck").stat().st_mode & 0o777 == 0o700
 
 
-def test_ten_thousand_runs_cost_little(make_launcher: Any, fake_slurm: Any, own_ledger: Path) -> None:
+def test_ten_thousand_runs_take_little_memory(make_launcher: Any, fake_slurm: Any, own_ledger: Path) -> None:
     fake_slurm(sbatch=TAKES)
     runs = [[f"lr={number}", "seed=1", f"model.width={number % 7}"] for number in range(10_000)]
     launcher = make_launcher(
         "slurm", "hydra.launcher.total_runs_per_node=100", "hydra.launcher.parallel_runs_per_node=4"
     )
     tracemalloc.start()
-    began = time.monotonic()
     answers = launcher.launch(runs, 0)
-    took = time.monotonic() - began
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(answers) == 10_000
     assert peak < 100e6
-    assert took < 20, "tracing memory makes it several times slower than it is"
     assert sum(len(event.runs) for event in of_type(RunsPlanned, written(only_sweep(own_ledger)))) == 10_000
 
 

@@ -20,7 +20,7 @@ from clusterduck.ledger.replica import Replica
 
 def migrate(path: Path, ready: Barrier) -> None:
     ready.wait(60)
-    connection = sqlite3.connect(path, timeout=60, isolation_level=None)
+    connection = sqlite3.connect(path, timeout=180, isolation_level=None)
     schema.migrate(connection, path)
     assert schema.version(connection) == len(schema.STEPS)
     assert connection.execute("SELECT count(*) FROM run").fetchone() == (0,)

@@ -243,7 +243,7 @@ def test_who_waits_for_another_process_that_opens_it_is_told_once(
         with ThreadPoolExecutor(2) as others:
             with replica.locked():
                 waiting = [others.submit(opened_and_closed, sweep.ledger, told.put) for _ in range(2)]
-                words = {told.get(timeout=20), told.get(timeout=20)}
+                words = {told.get(timeout=60), told.get(timeout=60)}
                 assert not any(one.done() for one in waiting)
             assert [one.result() for one in waiting] == [0, 0]
     assert words == {"waiting until another process has brought this host's copy of the ledger up to date"}

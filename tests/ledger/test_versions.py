@@ -106,7 +106,7 @@ def test_commands_go_on_with_what_a_released_version_left(sample: Path, tmp_path
     ledger = tmp_path / "project/.clusterduck/ledger.db"
     ledger.write_bytes(gzip.decompress((sample / "ledger.db.gz").read_bytes()))
     command = [sys.executable, "-m", "clusterduck.cli.main", "export", sweep.sweep, "-o", "runs.csv"]
-    done = subprocess.run(command, cwd=tmp_path / "project", capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=tmp_path / "project", capture_output=True, text=True, timeout=180, check=False)
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
     with closing(sqlite3.connect(ledger)) as now:
         assert schema.version(now) == len(schema.STEPS)

@@ -187,7 +187,7 @@ class SlurmCluster:
             env=self.environ,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             stdin=subprocess.DEVNULL,
             check=False,
         )

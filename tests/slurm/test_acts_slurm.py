@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -55,9 +54,7 @@ def test_failed_runs_go_to_a_live_agent_or_into_new_jobs(project: Project) -> No
         assert "JobName=again" in shown
 
     # The second of the new jobs has an empty slot: what is sent again now needs no job of its own.
-    began = time.monotonic()
     (sent_again,) = project.clusterduck("requeue", "@last/1")
-    assert time.monotonic() - began < 6
     assert sent_again["agent"] == "r1-1/0.0"
     gate.touch()
     assert "all 4 runs completed" in said(project, "wait", "@last", "--timeout", "60")
@@ -69,22 +66,20 @@ def test_failed_runs_go_to_a_live_agent_or_into_new_jobs(project: Project) -> No
 
 def test_cancelled_runs_end_at_once_and_jobs_nobody_needs_leave_the_queue(project: Project) -> None:
     gate = project.folder / "never"
+    # Agents that would not look into their inboxes for an hour: it is Slurm's signal that brings them requests.
+    (project.folder / "sitecustomize.py").write_text(
+        "from clusterduck.agent import supervisor\nsupervisor.INBOX_S = 3600.0\n"
+    )
     project.launch(
         "+number=range(4)",
         f"+gate={gate}",
+        f"hydra.launcher.setup=[export PYTHONPATH={project.folder}]",
         "hydra.launcher.total_runs_per_node=2",
         "hydra.launcher.array_parallelism=1",
         NOT_WAITED,
     )
     wait_until(lambda: project.states()[0] == "RUNNING", "the first run running")
-    began = time.monotonic()
     assert said(project, "cancel", "@last/0") == "1 run cancelled\n"
-    assert time.monotonic() - began < 5
-    (took,) = project.query(
-        "SELECT 86400 * (julianday(attempt.ended_at) - julianday(act.at)) AS s FROM attempt "
-        "JOIN act ON act.kind = 'ask_cancel' WHERE attempt.run = 0"
-    )
-    assert 0 < took["s"] < 2, "the signal saves waiting for the agent's next look"
     wait_until(lambda: project.states()[1] == "RUNNING", "the slot goes to the next run")
     report = said(project, "cancel", "@last")
     assert report.startswith("3 runs cancelled, job "), report
@@ -132,7 +127,7 @@ def test_a_launcher_killed_around_sbatch_loses_nothing(project: Project, moment:
         env={**environ, "PATH": f"{folder}{os.pathsep}{environ['PATH']}"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert killed.returncode == -9

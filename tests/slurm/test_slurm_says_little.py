@@ -59,7 +59,7 @@ def test_a_job_in_doubt_is_taken_over_by_whoever_looks_once_slurm_answers(projec
         asked = next((line for line in launch.stdout if "Slurm is asked" in line), "")
         assert "sbatch failed without a word (killed by signal 9)" in asked
         launch.send_signal(signal.SIGINT)  # nobody has to wait until all tries are done
-        said, _ = launch.communicate(timeout=60)
+        said, _ = launch.communicate(timeout=180)
     assert "Nobody knows whether Slurm has taken the job" in said and "Traceback" not in said and launch.returncode == 1
     (batch,) = project.batches()
     assert (batch["state"], batch["job_id"]) == ("PENDING", None)

@@ -18,7 +18,7 @@ from clusterduck_tui.app import Dashboard
 HOSTILE = ["opt=[adam,sgd]", "x=\x1b]0;owned\x07\x1b[31mred\n[/oops]\u202e", "lr=漢字"]
 
 #: A fact that has not come about after so many seconds never will.
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 #: What must never reach a terminal from data: C0, DEL and C1 characters, and those that turn text.
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")

@@ -44,7 +44,7 @@ def test_a_sweep_from_its_first_run_to_its_last(project: Path, terminal: Termina
     command.append("hydra.launcher.parallel_runs_per_node=2")
     terminal.type(f"{dashboard()}; echo over-$?")
     terminal.see("No ledger here")
-    subprocess.run(command, check=True, cwd=project, capture_output=True, timeout=60)
+    subprocess.run(command, check=True, cwd=project, capture_output=True, timeout=180)
     terminal.see("app-", "RUNNING")
     terminal.keys("2")
     terminal.see("slots busy", "run 0")

@@ -78,7 +78,7 @@ class FakeNvml:
             env={**os.environ, "LD_LIBRARY_PATH": str(self.folder), **fakes},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
         assert done.returncode == 0, done.stderr
@@ -93,7 +93,7 @@ def fake_nvml(tmp_path_factory: pytest.TempPathFactory) -> FakeNvml:
     folder = tmp_path_factory.mktemp("fake-nvml")
     (folder / "fake.c").write_text(SOURCE)
     library = folder / "libnvidia-ml.so.1"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, folder / "fake.c"], check=True, timeout=60)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, folder / "fake.c"], check=True, timeout=180)
     return FakeNvml(folder)
 
 

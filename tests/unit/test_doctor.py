@@ -30,7 +30,7 @@ CHECKS = {
 }
 
 
-def wait_until(fact: Callable[[], object], what: str, seconds: float = 20.0) -> None:
+def wait_until(fact: Callable[[], object], what: str, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not fact():
         assert time.monotonic() < deadline, f"waited in vain: {what}"
@@ -84,7 +84,7 @@ def test_nothing_stays_behind_an_interrupt(tmp_path: Path, how: signal.Signals) 
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         wait_until(lambda: list(tmp_path.glob(".clusterduck-doctor-*/here/race-*")), "the races to begin")
         process.send_signal(how)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=180)
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[how]
     assert "Traceback" not in errors
     wait_until(lambda: listing(tmp_path) == ["mine"], "the folder to be clean again")
@@ -100,17 +100,17 @@ def test_a_folder_that_cannot_be_written_is_said_and_the_rest_is_tested(
 
 
 def test_a_check_that_hangs_is_left_behind() -> None:
-    hung = threading.Event()
-    began = time.monotonic()
+    over, ended = threading.Event(), threading.Event()
 
     def hangs() -> list[Finding]:
-        hung.wait(60)
+        over.wait()
+        ended.set()
         return []
 
     (finding,) = carry_out(Check("fsync", "appending", hangs), 0.2)
-    assert time.monotonic() - began < 10
+    assert not ended.is_set()
     assert (finding.check, finding.level, finding.found) == ("fsync", Level.BAD, "no answer within 0 s")
-    hung.set()
+    over.set()
 
 
 def test_a_check_that_fails_is_told_with_what_it_had_found() -> None:

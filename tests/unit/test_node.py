@@ -40,7 +40,7 @@ def discover_bound(cluster: str, environ: dict[str, str], bind: bool = True) -> 
     """Discover in a process that is bound to one CPU; gives the node's CPUs, the affinity afterwards, and that CPU."""
     one = max(os.sched_getaffinity(0))
     command = [sys.executable, "-c", DISCOVER, str(one) if bind else "", cluster, json.dumps(environ)]
-    cpus, affinity = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
+    cpus, affinity = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=180).stdout)
     return cpus, affinity, one
 
 

@@ -347,7 +347,7 @@ def test_two_who_find_it_at_once_say_the_same(sweep: SweepBuilder, replica: Repl
     others = [subprocess.Popen([sys.executable, "-c", script, str(sweep.ledger)], stdout=subprocess.PIPE) for _ in "ab"]
     close_dead_batches(sweep.ledger, replica, outlook)
     for other in others:
-        assert other.communicate(timeout=60)[0] in (b"[]\n", f"['{sweep.sweep} 0-0']\n".encode())
+        assert other.communicate(timeout=180)[0] in (b"[]\n", f"['{sweep.sweep} 0-0']\n".encode())
         assert other.returncode == 0
     replica.catch_up(look_at=[sweep.sweep])
     assert len(acts(sweep)) >= 1

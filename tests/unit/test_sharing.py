@@ -64,7 +64,7 @@ def project() -> Iterator[Path]:
     command += [f"hydra.launcher.readable_by={GROUP}"]
     environ = {**os.environ, "TMPDIR": str(place / "tmp")}
     with umask(0o022):
-        done = subprocess.run(command, cwd=project, env=environ, capture_output=True, timeout=60, check=False)
+        done = subprocess.run(command, cwd=project, env=environ, capture_output=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr
     yield project
     shutil.rmtree(place)
@@ -222,7 +222,7 @@ def test_a_submitit_folder_that_others_could_write_is_refused(there: Path, tmp_p
     command = [sys.executable, "app.py", "--multirun", "+x=1", "hydra/launcher=clusterduck_local"]
     command += [f"hydra.sweep.dir={tmp_path}/refused", f"hydra.launcher.ledger={tmp_path}/ledger/ledger.db"]
     command += [f"hydra.launcher.submitit_folder={folder}/%j"]
-    done = subprocess.run(command, cwd=there, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=there, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode != 0
     assert f"{folder} can be written by other users" in done.stderr and "Traceback" not in done.stderr
     assert list(folder.iterdir()) == []

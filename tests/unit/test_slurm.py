@@ -204,12 +204,10 @@ def test_control_characters_are_removed(fake: Fake) -> None:
 
 def test_a_command_that_hangs_is_killed_with_its_children(fake: Fake, tmp_path: Path) -> None:
     fake("squeue", f"sleep 600 & echo $! > {tmp_path}/child; wait")
-    started = time.monotonic()
-    with pytest.raises(SlurmError, match=r"squeue did not answer within 0\.3 s"):
-        command.run("squeue", [], timeout_s=0.3)
-    assert time.monotonic() - started < 10
+    with pytest.raises(SlurmError, match=r"squeue did not answer within 1 s"):
+        command.run("squeue", [], timeout_s=1)
     child = int((tmp_path / "child").read_text())
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while _runs(child):
         assert time.monotonic() < deadline, "the command's child outlived it"
 
