@@ -73,7 +73,7 @@ def test_cancelled_runs_end_at_once_and_jobs_nobody_needs_leave_the_queue(projec
     project.launch(
         "+number=range(4)",
         f"+gate={gate}",
-        f"hydra.launcher.setup=[export PYTHONPATH={project.folder}]",
+        f'hydra.launcher.setup=["export PYTHONPATH={project.folder}"]',
         "hydra.launcher.total_runs_per_node=2",
         "hydra.launcher.array_parallelism=1",
         NOT_WAITED,
