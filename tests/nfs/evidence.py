@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sqlite3
 from collections import Counter
@@ -179,12 +180,45 @@ def lag(seen: Path, ledger: Path, sweep: str, amiss: Iterable[Amiss]) -> Lag:
     found = Lag()
     query = "SELECT run, number, state, ended_at, host FROM attempt WHERE sweep = ? AND reported = 1"
     for run, number, state, ended_at, host in rows(ledger, query, sweep):
-        ended = datetime.fromisoformat(ended_at.replace("Z", "+00:00")).timestamp()
+        ended = _seconds(ended_at)
         if any(window.covers(ended, host) for window in windows):
             continue
         at = shown.get((sweep, run, number, state))
         found.seconds.append(float("inf") if at is None else at - ended)
     return found
+
+
+@dataclass(frozen=True)
+class Silence:
+    """What was heard of agents by their heartbeats alone.
+
+    Attributes:
+        agents: how many were heard of.
+        beats: how often, in all.
+        most: the longest that one of them seemed to have been silent, in seconds: until it was heard of again, since
+            the time of what had been heard before.
+    """
+
+    agents: int
+    beats: int
+    most: float
+
+
+def silence(heard: Path, sweep: str) -> Silence:
+    """How long the agents of a sweep that go on seemed silent to the dashboard, at most.
+
+    Args:
+        heard: what the dashboard's reader wrote down.
+        sweep: which sweep.
+    """
+    by_agent: dict[tuple[Any, ...], list[tuple[float, float]]] = {}
+    for row in lines(heard):
+        if row["agent"][0] == sweep:
+            by_agent.setdefault(tuple(row["agent"]), []).append((row["at"], _seconds(row["seen_at"])))
+    pauses = [
+        later[0] - earlier[1] for times in by_agent.values() for earlier, later in itertools.pairwise(sorted(times))
+    ]
+    return Silence(len(by_agent), sum(map(len, by_agent.values())), max(pauses, default=0.0))
 
 
 @dataclass
@@ -228,3 +262,8 @@ def lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+
+
+def _seconds(text: str) -> float:
+    """A time of the ledger in seconds since the epoch."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()

@@ -1,4 +1,5 @@
-"""The dashboard without a terminal, on the login node: it writes down when it had news of which end of an attempt.
+"""The dashboard without a terminal, on the login node: it writes down when it had news of which end of an attempt,
+and of which agents.
 
 Usage: watch.py LEDGER FOLDER. It goes on until there is a file ``stop`` in the folder.
 """
@@ -46,7 +47,12 @@ class Watched(clusterduck_tui.app.Dashboard):
     def _note_news(self, now: float) -> None:
         with sqlite3.connect(self._replica_file, timeout=30) as connection:
             rows = connection.execute("SELECT sweep, run, number, state, ended_at FROM attempt").fetchall()
+            agents = connection.execute("SELECT sweep, batch, restart, node, seen_at FROM agent").fetchall()
         connection.close()
+        for agent in agents:
+            if agent not in self._noted:
+                self._noted.add(agent)
+                self._note("heard", {"at": now, "agent": agent[:4], "seen_at": agent[4]})
         for row in rows:
             if row[:4] not in self._noted:
                 self._noted.add(row[:4])
