@@ -97,6 +97,11 @@ def order(connection: sqlite3.Connection, listing: Listing) -> Sequence[int]:
         return _order(connection, listing)
 
 
+def in_any_order(order: Sequence[int]) -> Iterable[int]:
+    """The same runs, as they are at hand: sooner where no more of the order was made than was looked at."""
+    return order.in_any_order() if isinstance(order, Merged) else order
+
+
 @contextmanager
 def _standing_still(connection: sqlite3.Connection) -> Iterator[None]:
     """Several questions are about the same runs, though another process may add some meanwhile."""
@@ -134,7 +139,7 @@ def _order(connection: sqlite3.Connection, listing: Listing) -> Sequence[int]:
         valued = valued.only(wanted.has) if isinstance(valued, Merged) else array("I", filter(wanted.has, valued))
     rest: Sequence[int] = ()
     if len(valued) < len(every):
-        wanted.keep(valued.in_any_order() if isinstance(valued, Merged) else valued, inverted=True)
+        wanted.keep(in_any_order(valued), inverted=True)
         rest = wanted.all()[::-1] if listing.descending else wanted.all()
     if isinstance(valued, Merged):
         return valued.then(rest, descending=listing.descending)

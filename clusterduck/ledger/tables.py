@@ -35,8 +35,8 @@ class _Statements:
     select_where: str
     whole: _Upsert
     short: _Upsert  # for rows of which ``seldom`` gets ``nothing``
-    seldom: Callable[[Any], tuple[Any, ...] | None]
-    nothing: tuple[None, ...]
+    seldom: Callable[[Any], Any]
+    nothing: tuple[None, ...] | None
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def _statements(table: str, names: tuple[str, ...], key_size: int) -> _Statement
         whole=_upsert(table, key, names[key_size:], ()),
         short=_upsert(table, key, [name for name in names[key_size:] if name not in seldom], seldom),
         seldom=attrgetter(*seldom) if seldom else lambda row: None,
-        nothing=(None,) * len(seldom),
+        nothing=(None,) * len(seldom) if len(seldom) > 1 else None,  # one by itself is no tuple
     )
 
 

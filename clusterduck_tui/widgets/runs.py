@@ -15,7 +15,7 @@ from textual.widget import Widget
 from textual.widgets import Input, Static
 
 from clusterduck.errors import ConfigError
-from clusterduck.ledger.listing import Listing, parse_filter
+from clusterduck.ledger.listing import Listing, in_any_order, parse_filter
 from clusterduck.ledger.queries import Run
 from clusterduck.wording import elapsed, json_value, local_time, short
 from clusterduck_tui.known import Known
@@ -415,7 +415,7 @@ class Runs(View):
 
     def action_mark_all(self) -> None:
         """Mark all that is listed; take off all marks if it is marked."""
-        listed = set(self.table.order)
+        listed = set(in_any_order(self.table.order))
         if listed <= self.known.marked:
             self.known.marked.difference_update(listed)
         else:

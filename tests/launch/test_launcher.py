@@ -278,7 +278,7 @@ def test_a_project_gets_its_ledger_where_it_is_launched(script: Path, monkeypatc
 def test_importing_the_plugin_loads_nothing_but_hydra() -> None:
     """In every Hydra process of everybody who has it installed."""
     code = """
-import sys
+import __future__, sys
 import hydra.main, hydra.plugins.launcher, hydra._internal.core_plugins.basic_sweeper, hydra.core.config_store
 hydra_alone = set(sys.modules)
 import hydra_plugins.clusterduck_launcher.config
