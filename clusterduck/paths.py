@@ -11,7 +11,7 @@ import os
 import secrets
 import stat
 import tempfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -365,20 +365,17 @@ def _make_file(path: Path, text: str, group: int | None) -> None:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    return _listed(folder, lambda entry: entry.is_dir(follow_symlinks=False))
 
 
 def _journal_files(folder: Path) -> list[Path]:
+    return _listed(folder, lambda entry: entry.name.endswith(".jsonl") and entry.is_file(follow_symlinks=False))
+
+
+def _listed(folder: Path, is_wanted: Callable[[os.DirEntry[str]], bool]) -> list[Path]:
+    """What is wanted of that which a folder holds, in the order of the names; nothing if it is not there."""
     try:
         with os.scandir(folder) as entries:
-            return sorted(
-                Path(entry.path)
-                for entry in entries
-                if entry.name.endswith(".jsonl") and entry.is_file(follow_symlinks=False)
-            )
+            return [Path(path) for path in sorted([entry.path for entry in entries if is_wanted(entry)])]
     except (FileNotFoundError, NotADirectoryError):
         return []

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clusterduck.ledger import times
-from clusterduck.ledger.fold import immediate
+from clusterduck.ledger.fold import immediate, name_of
 from clusterduck.ledger.forget import forget
 from clusterduck.ledger.tables import storable
 from clusterduck.paths import LedgerPaths, SweepPaths, require_own
@@ -104,7 +104,7 @@ def open_journals(connection: sqlite3.Connection, visit: Visit, owner: int) -> l
     found = connection.execute("SELECT path FROM journal WHERE sweep = ? AND closed = 1", (visit.sweep,)).fetchall()
     closed = {row[0] for row in found}
     journals = SweepPaths(visit.root).journals(passing_over=over)
-    return [path for path in journals if f"{visit.sweep}/{path.relative_to(visit.root)}" not in closed]
+    return [path for path in journals if name_of(visit.sweep, visit.root, path) not in closed]
 
 
 def note(connection: sqlite3.Connection, visit: Visit, now: float) -> None:

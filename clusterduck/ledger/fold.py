@@ -114,7 +114,7 @@ def agent_of(root: Path, path: Path) -> AgentId | None:
     Raises:
         JournalError: if the folders are not named the way agents' folders are.
     """
-    parts = path.relative_to(root).parts
+    parts = _within(root, path).split("/")
     if parts[0] != "batches":
         return None
     restart, dot, node = parts[2].partition(".") if len(parts) == 4 else ("", "", "")
@@ -129,7 +129,7 @@ def unread_bytes(connection: sqlite3.Connection, sweep: str, root: Path, path: P
         size = os.stat(path).st_size
     except OSError:
         return 0
-    return max(0, size - _look_up(connection, _name(sweep, root, path)).offset)
+    return max(0, size - _look_up(connection, name_of(sweep, root, path)).offset)
 
 
 def fold_journals(
@@ -283,11 +283,18 @@ class _Folding:
             changes.update_held()
 
     def _name(self, path: Path) -> str:
-        return _name(self._sweep, self._root, path)
+        return name_of(self._sweep, self._root, path)
 
 
-def _name(sweep: str, root: Path, path: Path) -> str:
-    return f"{sweep}/{path.relative_to(root)}"
+def name_of(sweep: str, root: Path, path: Path) -> str:
+    """What a sweep's journal is called in the ledger."""
+    return f"{sweep}/{_within(root, path)}"
+
+
+def _within(root: Path, path: Path) -> str:
+    """Where something that was found in ``root`` lies there. Pathlib needs twenty times as long, and every
+    look needs it of every journal."""
+    return str(path)[len(str(root)) + 1 :]
 
 
 def _why(stretch: _Stretch, error: Exception) -> str:

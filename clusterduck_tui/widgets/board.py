@@ -98,7 +98,7 @@ class NodesBoard(ScrollView, can_focus=True):
         self._slots: list[tuple[int, int]] = []  # card and slot of each cursor position
         self._lines: list[list[int]] = []  # cursor positions on each line of slots
         self._blocks: dict[tuple[int, int], _Block] = {}
-        self._painted: dict[int, list[Strip]] = {}
+        self._painted: dict[tuple[int, int], Strip] = {}  # by card and line of it
         self._now = time.time()
 
     def show(self, message: NodesRead, nodes: Sequence[Node]) -> None:
@@ -122,13 +122,11 @@ class NodesBoard(ScrollView, can_focus=True):
     def pass_time(self) -> None:
         """The time has gone on: paint the lines that show it anew."""
         self._now = time.time()
-        self._painted.clear()
         y, height = round(self.scroll_offset.y), self.size.height
-        lines: set[int] = set()
-        for card in self._cards:
-            if card.top < y + height and card.top + card.height > y:
-                lines.add(card.top)
-                lines.update(range(card.top + 1 + TIME_LINE, card.top + card.height, SLOT_LINES + 1))
+        lines = set()
+        for number, line in [place for place in self._painted if _shows_time(place[1])]:
+            del self._painted[number, line]
+            lines.add(self._cards[number].top + line)
         regions = [Region(0, line - y, self.size.width, 1) for line in lines if y <= line < y + height]
         if regions:
             self.refresh(*regions)
@@ -213,8 +211,10 @@ class NodesBoard(ScrollView, can_focus=True):
                 self.scroll_to(y=top + height - view, animate=False, immediate=True)
             y = round(self.scroll_offset.y)
             for changed in {before, self.cursor} if before < len(self._slots) else {self.cursor}:
-                self._painted.pop(self._slots[changed][0], None)
+                number = self._slots[changed][0]
                 top, height = self._lines_of(changed)
+                for line in range(top, top + height):
+                    self._painted.pop((number, line - self._cards[number].top), None)
                 self.refresh(Region(0, top - y, self.size.width, height))
         self.post_message(self.Moved(self.slot_here))
 
@@ -287,28 +287,35 @@ class NodesBoard(ScrollView, can_focus=True):
         at = 0
         for number, card in enumerate(self._cards):
             if card.top <= line < card.top + card.height:
-                if number not in self._painted:
-                    self._painted[number] = self._paint(number, card)
+                place = number, line - card.top
+                if place not in self._painted:
+                    self._painted[place] = self._paint(*place).crop_extend(0, card.width, None)
                 if card.left > at:
                     strips.append(Strip.blank(card.left - at, base))
-                strips.append(self._painted[number][line - card.top])
+                strips.append(self._painted[place])
                 at = card.left + card.width
         return Strip.join(strips).crop_extend(0, width, base).apply_style(base)
 
-    def _paint(self, number: int, card: _Card) -> list[Strip]:
-        lines = [self._strip(head(card.node, self._now, card.width - 1))]
-        slots = card.node.slots
-        for start in range(0, max(1, len(slots)), card.per_line):
-            blocks = [self._slot(number, card, index) for index in range(start, len(slots))[: card.per_line]]
-            for line in range(SLOT_LINES):
-                parts: list[Strip] = []
-                for block in blocks:
-                    parts += [block[line], _END if block is blocks[-1] else _BETWEEN]
-                lines.append(Strip.join(parts))
-            lines.append(Strip([]))
-        return [strip.crop_extend(0, card.width, None) for strip in lines]
+    def _paint(self, number: int, line: int) -> Strip:
+        """A line of a card: its head, or what its slots that stand side by side there have on it."""
+        card = self._cards[number]
+        if line == 0:
+            return self._strip(head(card.node, self._now, card.width - 1))
+        row, line = divmod(line - 1, SLOT_LINES + 1)
+        if line == SLOT_LINES:
+            return Strip([])
+        parts: list[Strip] = []
+        for index in range(len(card.node.slots))[row * card.per_line : (row + 1) * card.per_line]:
+            parts += [_BETWEEN, self._time_line(card, index) if line == TIME_LINE else self._slot(number, index)[line]]
+        return Strip.join([*parts[1:], _END])
 
-    def _slot(self, number: int, card: _Card, index: int) -> list[Strip]:
+    def _time_line(self, card: _Card, index: int) -> Strip:
+        slot = card.node.slots[index]
+        return self._strip(time_line(slot, self.typical.get(slot.sweep), self._now, card.slot_width - 1))
+
+    def _slot(self, number: int, index: int) -> Sequence[Strip]:
+        """A slot's lines, all but the one that changes as time goes on."""
+        card = self._cards[number]
         slot = card.node.slots[index]
         history = card.node.history.get(slot.slot, ())
         width = card.slot_width - 1
@@ -323,12 +330,15 @@ class NodesBoard(ScrollView, can_focus=True):
                 texts[0].stylize(cursor)
             block = _Block(*shown, [self._strip(text) for text in texts])
             self._blocks[number, index] = block
-        strips = list(block.strips)
-        strips[TIME_LINE] = self._strip(time_line(slot, self.typical.get(slot.sweep), self._now, width))
-        return strips
+        return block.strips
 
     def _strip(self, text: Text) -> Strip:
         return Strip(text.render(self.app.console))
+
+
+def _shows_time(line: int) -> bool:
+    """Whether this line of a card changes as time goes on."""
+    return line == 0 or (line - 1) % (SLOT_LINES + 1) == TIME_LINE
 
 
 _BETWEEN, _END = Strip([Segment("│", DIM)], 1), Strip([Segment(" ", DIM)], 1)
