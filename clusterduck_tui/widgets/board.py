@@ -100,6 +100,7 @@ class NodesBoard(ScrollView, can_focus=True):
         self._blocks: dict[tuple[int, int], _Block] = {}
         self._painted: dict[tuple[int, int], Strip] = {}  # by card and line of it
         self._now = time.time()
+        self._width, self._style = 0, Style()
 
     def show(self, message: NodesRead, nodes: Sequence[Node]) -> None:
         """Show these nodes; the cursor stays on its slot."""
@@ -109,14 +110,17 @@ class NodesBoard(ScrollView, can_focus=True):
         ]
         if message.varying != self.varying:
             self._blocks.clear()
+            self._painted.clear()
         self.nodes, self.varying, self.typical = nodes, message.varying, message.typical
+        before = self._cards
         self._lay_out()
+        same = {number for number, both in enumerate(zip(before, self._cards, strict=False)) if both[0] == both[1]}
+        self._painted = {place: strip for place, strip in self._painted.items() if place[0] in same}
         if here is not None and not is_same_board:
             for place, (card, index) in enumerate(self._slots):
                 if _key(self._cards[card].node.slots[index]) == _key(here):
                     self.cursor = place
-        self._now = time.time()
-        self._painted.clear()
+        self.pass_time()
         self.refresh()
 
     def pass_time(self) -> None:
@@ -174,9 +178,12 @@ class NodesBoard(ScrollView, can_focus=True):
         self.cursor = max(0, min(self.cursor, len(self._slots) - 1))
 
     def on_resize(self, event: events.Resize) -> None:
-        """As many cards side by side as there is room for."""
-        self._lay_out()
-        self._paint_all_anew()
+        """As many cards side by side as there is room for; coming to the front is no change."""
+        if self.scrollable_content_region.width != self.virtual_size.width:
+            self._lay_out()
+            self._blocks.clear()
+            self._painted.clear()
+        self.refresh()
 
     def notify_style_update(self) -> None:
         """The theme is another one."""
@@ -185,16 +192,21 @@ class NodesBoard(ScrollView, can_focus=True):
 
     def on_focus(self) -> None:
         """The cursor looks otherwise."""
-        self._paint_all_anew()
+        self._paint_anew({self.cursor})
 
     def on_blur(self) -> None:
         """The cursor looks otherwise."""
-        self._paint_all_anew()
+        self._paint_anew({self.cursor})
 
-    def _paint_all_anew(self) -> None:
-        self._blocks.clear()
-        self._painted.clear()
-        self.refresh()
+    def _paint_anew(self, places: set[int]) -> None:
+        """Paint the slots at these of the cursor's places anew."""
+        y = round(self.scroll_offset.y)
+        for place in places.intersection(range(len(self._slots))):
+            number = self._slots[place][0]
+            top, height = self._lines_of(place)
+            for line in range(top, top + height):
+                self._painted.pop((number, line - self._cards[number].top), None)
+            self.refresh(Region(0, top - y, self.size.width, height))
 
     # --- the cursor
 
@@ -209,13 +221,7 @@ class NodesBoard(ScrollView, can_focus=True):
                 self.scroll_to(y=max(0, top), animate=False, immediate=True)
             elif top + height > y + view:
                 self.scroll_to(y=top + height - view, animate=False, immediate=True)
-            y = round(self.scroll_offset.y)
-            for changed in {before, self.cursor} if before < len(self._slots) else {self.cursor}:
-                number = self._slots[changed][0]
-                top, height = self._lines_of(changed)
-                for line in range(top, top + height):
-                    self._painted.pop((number, line - self._cards[number].top), None)
-                self.refresh(Region(0, top - y, self.size.width, height))
+            self._paint_anew({before, self.cursor})
         self.post_message(self.Moved(self.slot_here))
 
     def _lines_of(self, place: int) -> tuple[int, int]:
@@ -278,10 +284,14 @@ class NodesBoard(ScrollView, can_focus=True):
 
     # --- painting
 
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """What is the same for all lines is asked for once."""
+        self._width, self._style = self.scrollable_content_region.width, self.rich_style
+        return super().render_lines(crop)
+
     def render_line(self, y: int) -> Strip:
         """A line through the cards that stand side by side there."""
-        width = self.scrollable_content_region.width
-        base = self.rich_style
+        width, base = self._width, self._style
         line = y + round(self.scroll_offset.y)
         strips = []
         at = 0
