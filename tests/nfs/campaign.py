@@ -26,8 +26,9 @@ SHORT_TIMEOUT_S, USUAL_TIMEOUT_S = 15, 150
 #: How long a client that wakes late may take to see that its job was started again and to end all it has, in seconds.
 STEP_DOWN_S = 60.0
 
-#: How long a machine is without power before it is switched on again, in seconds.
-DARK_S = 5.0
+#: How long a machine is without power before it is switched on again, in seconds. Slurm takes a batch job whose node
+#: comes back within BatchStartTimeout + MessageTimeout (slurm.conf(5); 20 s) of its start for one that still begins.
+DARK_S = 15.0
 
 #: How long the export stays full after all that ran has ended, in seconds.
 FULL_S = 8.0
