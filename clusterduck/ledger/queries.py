@@ -11,6 +11,7 @@ import re
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any, NamedTuple
 
 from clusterduck.errors import ConfigError, NotFoundError
@@ -148,7 +149,8 @@ def batches(connection: sqlite3.Connection, sweep_id: str | None = None, *, aliv
     where, values = _of_sweep(sweep_id)
     if alive:
         where += " AND state IN ('PENDING', 'RUNNING')"
-    rows = _all(connection, f"SELECT * FROM batch WHERE {where} ORDER BY sweep, planned_at, id", values)  # noqa: S608
+    rows = _all(connection, f"SELECT * FROM batch WHERE {where}", values)  # noqa: S608
+    rows.sort(key=lambda row: (row["sweep"], row["planned_at"] or "", _counted(row["id"])))
     first: dict[tuple[str, str], sqlite3.Row] = {}
     # the first agent of the last restart is the last one to be put there
     order = "SELECT * FROM agent WHERE {} ORDER BY sweep, batch, restart, node DESC"
@@ -165,10 +167,10 @@ def agents(connection: sqlite3.Connection, sweep_id: str | None = None, *, alive
     rows = _all(
         connection,
         "SELECT agent.*, sample.cpu_percent, sample.memory_bytes FROM agent "  # noqa: S608  # only words of our own
-        f"{_LATEST_SAMPLE.format('agent', '-1')} WHERE {where} "
-        "ORDER BY agent.sweep, agent.batch, agent.restart, agent.node",
+        f"{_LATEST_SAMPLE.format('agent', '-1')} WHERE {where}",
         values,
     )
+    rows.sort(key=lambda row: (row["sweep"], _counted(row["batch"]), row["restart"], row["node"]))
     return [Agent(**{**dict(row), "draining": bool(row["draining"])}) for row in rows]
 
 
@@ -184,10 +186,10 @@ def slots(connection: sqlite3.Connection, sweep_id: str | None = None, *, alive:
         "sample.gpu_percent, sample.gpu_memory_bytes "
         "FROM agent JOIN slot USING (sweep, batch, restart, node) "
         "LEFT JOIN run ON run.sweep = slot.sweep AND run.number = slot.run "
-        f"{_LATEST_SAMPLE.format('slot', 'slot.slot')} WHERE {where} "
-        "ORDER BY slot.sweep, slot.batch, slot.restart, slot.node, slot.slot",
+        f"{_LATEST_SAMPLE.format('slot', 'slot.slot')} WHERE {where}",
         values,
     )
+    rows.sort(key=lambda row: (row["sweep"], _counted(row["batch"]), row["restart"], row["node"], row["slot"]))
     lists = ("cpus", "gpus", "overrides")
     return [SlotNow(**{**dict(row), **{name: _list(row[name]) for name in lists}}) for row in rows]
 
@@ -357,6 +359,12 @@ def _all(connection: sqlite3.Connection, sql: str, values: Sequence[Any] = ()) -
 
 def _of_sweep(sweep_id: str | None, table: str = "") -> tuple[str, list[Any]]:
     return ("1", []) if sweep_id is None else (f"{table}sweep = ?", [sweep_id])
+
+
+@cache
+def _counted(batch: str) -> list[str | int]:
+    """A batch's place among others as people count: 0-2 comes before 0-10."""
+    return [int(part) if part.isdecimal() else part for part in re.split("([0-9]+)", batch)]
 
 
 def _sort_column(sort: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,22 @@ def test_batches_with_their_first_agent(ledger: sqlite3.Connection, sweep: Sweep
     assert found[1].share_runs is False
     assert found[1].ends_at == "2025-10-09T09:56:40.000Z"
     assert [b.id for b in queries.batches(ledger, alive=True)] == ["0-1", "0-2"]
+
+
+def test_jobs_and_all_that_is_in_them_are_in_the_order_of_their_numbers(tmp_path: Path, empty: Make) -> None:
+    sweep, connection = SweepBuilder(tmp_path), empty()
+    at = sweep.start + 5
+    planned = [replace(event, time=at) for event in sweep.launch(12, batches=12)]  # in the same millisecond
+    sweep.write(sweep.launch_journal(), planned)
+    for batch in [f"0-{number}" for number in reversed(range(12))]:
+        sweep.write(sweep.agent_journal(batch), [sweep.agent_started(at + 9, f"of {batch}", slots=2)], close=False)
+    fold_sweep(connection, sweep)
+    expected = [f"0-{number}" for number in range(12)]
+    assert [batch.id for batch in queries.batches(connection)] == expected
+    assert [agent.host for agent in queries.agents(connection)] == [f"of {batch}" for batch in expected]
+    slots = [(slot.batch, slot.slot) for slot in queries.slots(connection)]
+    assert slots == [(batch, slot) for batch in expected for slot in (0, 1)]
+    connection.close()
 
 
 def test_agents_and_slots_with_their_latest_readings(ledger: sqlite3.Connection, sweep: SweepBuilder) -> None:
