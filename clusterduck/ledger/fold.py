@@ -292,8 +292,8 @@ def name_of(sweep: str, root: Path, path: Path) -> str:
 
 
 def _within(root: Path, path: Path) -> str:
-    """Where something that was found in ``root`` lies there. Pathlib needs twenty times as long, and every
-    look needs it of every journal."""
+    """Where something that was found in ``root`` lies there; asked of each journal by every look, and pathlib needs
+    twenty times as long."""
     return str(path)[len(str(root)) + 1 :]
 
 

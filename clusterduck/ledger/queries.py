@@ -362,9 +362,9 @@ def _of_sweep(sweep_id: str | None, table: str = "") -> tuple[str, list[Any]]:
 
 
 @cache
-def _counted(batch: str) -> list[str | int]:
+def _counted(batch: str) -> list[str]:
     """A batch's place among others as people count: 0-2 comes before 0-10."""
-    return [int(part) if part.isdecimal() else part for part in re.split("([0-9]+)", batch)]
+    return [part.zfill(20) for part in re.split("([0-9]+)", batch)]
 
 
 def _sort_column(sort: str) -> str:

@@ -120,6 +120,7 @@ class NodesBoard(ScrollView, can_focus=True):
             for place, (card, index) in enumerate(self._slots):
                 if _key(self._cards[card].node.slots[index]) == _key(here):
                     self.cursor = place
+        self._paint_anew({self.cursor})  # it may be on another slot, if its own is gone
         self.pass_time()
         self.refresh()
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 from dashboards import Open
 from journals_builder import SweepBuilder
 
+from clusterduck.events import AgentEnded
+from clusterduck_tui.widgets.board import NodesBoard
 from clusterduck_tui.widgets.logview import LogView
 from clusterduck_tui.widgets.run import RunView
 
@@ -18,6 +23,31 @@ async def test_overview_shows_sweeps_and_jobs(finished: SweepBuilder, live: Swee
         assert "CC" in lines[3] and "F" in lines[3]
         await it.press("j")
         await it.see("Jobs of train-aa2de: 0 of 2 alive", "9001")
+
+
+async def test_what_is_kept_of_the_board_is_what_would_be_painted_anew(project: Path, opened: Open) -> None:
+    """The node under the cursor goes, so that the cursor is on one that has not changed."""
+    built = SweepBuilder(project, "train-bb3fg", start=time.time() - 200)
+    built.write(built.launch_journal(), built.launch(16, batches=4))
+    at = built.start + 100
+    for node in range(4):
+        events = [built.agent_started(at, f"node{node}")]
+        events += [built.started(at + 1, 4 * node + slot, slot=slot) for slot in range(4)]
+        built.write(built.agent_journal(f"0-{node}"), events, close=False)
+    async with opened(size=(80, 24)) as it:
+        await it.press("2")
+        await it.see("node0", "run 3")
+        await it.press("G")
+        await it.see("node3")
+        built.write(built.agent_journal("0-3"), [built.ended(at + 2, 15)], close=False)
+        await it.see("3: empty")
+        built.write(built.agent_journal("0-3"), [AgentEnded(time=at + 2, reason="done", exit_code=0)])
+        await it.miss("node3")
+        board = it.app.main.query_one(NodesBoard)
+        assert board.slot_here is not None and board.slot_here.run == 11
+        kept = [board.render_line(y) for y in range(board.size.height)]
+        board._painted.clear()
+        assert kept == [board.render_line(y) for y in range(board.size.height)]
 
 
 async def test_nodes_show_slots_loads_and_an_empty_slot(live: SweepBuilder, opened: Open) -> None:
