@@ -204,7 +204,9 @@ class Feed(threading.Thread):
                 trouble = report.problems[0] if report.problems else None
                 self._post(LedgerState(ledger, trouble, is_reading=report.more, is_caught_up=is_told))
             is_behind = report.more or bool(report.problems)
-            is_folded |= not report.more
+            if not report.more and not is_folded:
+                is_folded = True
+                self._due.clear()  # what it has come to is read at once, and then told
             pause = self._refresh_s if report.events else self._refresh_s * QUIET
             fold_at = 0.0 if report.more else time.monotonic() + pause
 

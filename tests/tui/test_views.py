@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
 from dashboards import Open
 from journals_builder import SweepBuilder
 
 from clusterduck.events import AgentEnded
+from clusterduck_tui import feed
 from clusterduck_tui.widgets.board import NodesBoard
 from clusterduck_tui.widgets.logview import LogView
 from clusterduck_tui.widgets.run import RunView
@@ -23,6 +25,17 @@ async def test_overview_shows_sweeps_and_jobs(finished: SweepBuilder, live: Swee
         assert "CC" in lines[3] and "F" in lines[3]
         await it.press("j")
         await it.see("Jobs of train-aa2de: 0 of 2 alive", "9001")
+
+
+async def test_the_newest_sweep_is_chosen_however_long_reading_takes(
+    finished: SweepBuilder, live: SweepBuilder, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The older one is there first, journal by journal, and what was read once is not read again for hours."""
+    monkeypatch.setattr(feed, "STRETCH_S", 0.0)
+    monkeypatch.setattr(feed, "SHARE", 1e-9)
+    async with opened(wait=False) as it:
+        await it.fact(lambda: it.app.known.is_caught_up)
+        assert it.app.known.chosen == "train-bb3fg"
 
 
 async def test_what_is_kept_of_the_board_is_what_would_be_painted_anew(project: Path, opened: Open) -> None:
