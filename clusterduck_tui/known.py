@@ -40,7 +40,11 @@ class Known:
     @property
     def sweep(self) -> Sweep | None:
         """The chosen sweep."""
-        return next((sweep for sweep in self.sweeps if sweep.id == self.chosen), None)
+        return None if self.chosen is None else self.sweep_called(self.chosen)
+
+    def sweep_called(self, name: str) -> Sweep | None:
+        """The sweep of that id."""
+        return next((sweep for sweep in self.sweeps if sweep.id == name), None)
 
     @property
     def marked(self) -> set[int]:

@@ -245,7 +245,7 @@ class MainScreen(Screen[None]):
 
     def action_cancel(self) -> None:
         """Cancel what is meant: runs, a job, or the sweep."""
-        sweep = self.known.sweep
+        sweep = self._front.sweep_meant()
         job = self._front.job_meant()
         runs = tuple(self._front.runs_meant())
         if sweep is None:
@@ -259,7 +259,7 @@ class MainScreen(Screen[None]):
 
     def action_requeue(self) -> None:
         """Send again what is meant: runs, or all failed ones of the sweep."""
-        sweep = self.known.sweep
+        sweep = self._front.sweep_meant()
         runs = tuple(self._front.runs_meant())
         if sweep is not None:
             self.post_message(self.Do(Requeue(sweep.id, runs or None)))
@@ -272,7 +272,7 @@ class MainScreen(Screen[None]):
 
     def _subject_of_copy(self) -> tuple[str, str | None]:
         """The name and folder of what is looked at: a run, or the sweep."""
-        sweep = self.known.sweep
+        sweep = self._front.sweep_meant()
         assert sweep is not None
         runs, run = self.view("runs"), self.view("run")
         if self._front is runs and isinstance(runs, Runs) and runs.table.run_here is not None:

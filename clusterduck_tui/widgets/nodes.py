@@ -106,8 +106,8 @@ class Nodes(View):
         return (node.agent.sweep, node.agent.job_id) if node is not None and node.agent.job_id else None
 
     def on_nodes_board_moved(self, event: NodesBoard.Moved) -> None:
-        """The sweep of the slot under the cursor is the chosen one."""
-        if event.slot is not None and event.slot.sweep != self.known.chosen:
+        """The sweep of the slot under the cursor is the chosen one, whatever other choice may be on its way."""
+        if event.slot is not None:
             self.post_message(self.Wants("sweep", event.slot.sweep))
 
     def on_nodes_board_entered(self, event: NodesBoard.Entered) -> None:

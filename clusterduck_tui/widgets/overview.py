@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rich.text import Text
 from textual import on
@@ -47,6 +47,10 @@ class Overview(View):
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("b", "other", "Jobs/sweeps")]
 
+    def __init__(self, known: Known, **options: Any) -> None:
+        super().__init__(known, **options)
+        self._followed: str | None = None  # the choice that the cursor was last put on
+
     def compose(self) -> ComposeResult:
         """The two tables."""
         yield ListTable(id="sweeps", empty="")
@@ -62,9 +66,13 @@ class Overview(View):
         width = max(60, self.size.width)
         table = self.part("sweeps", ListTable)
         columns, rows = _sweep_rows(self.known, width)
+        before = table.chosen
         table.show(columns, rows)
-        if self.known.chosen is not None and table.chosen != self.known.chosen:
-            table.choose(self.known.chosen)
+        if table.chosen == self.known.chosen or table.chosen != before or before == self._followed:
+            self._followed = self.known.chosen
+            if self.known.chosen is not None:
+                table.choose(self.known.chosen)
+        # else somebody has just moved the cursor, and that choice is on its way
         batches = self.known.batches_of(self.known.chosen)
         alive = sum(batch.state in LIVE for batch in batches)
         sweep = self.known.sweep
@@ -79,8 +87,13 @@ class Overview(View):
     @on(WindowedTable.Moved, "#sweeps")
     def _choose(self, event: WindowedTable.Moved) -> None:
         name = event.table.chosen
-        if isinstance(name, str) and name != self.known.chosen:
+        if isinstance(name, str):  # also the chosen one: another choice may be on its way
             self.post_message(self.Wants("sweep", name))
+
+    def sweep_meant(self) -> Sweep | None:
+        """The sweep under the cursor, also when the cursor has come there just now."""
+        name = self.part("sweeps", ListTable).chosen
+        return self.known.sweep_called(name) if isinstance(name, str) else None
 
     def job_meant(self) -> tuple[str, str] | None:
         """The job under the cursor, while the list of jobs has the keys."""

@@ -11,6 +11,7 @@ from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import Input, Static
 
+from clusterduck.ledger.queries import Sweep
 from clusterduck_tui.known import Known
 from clusterduck_tui.messages import Interest
 
@@ -90,6 +91,10 @@ class View(Vertical):
 
     def receive(self, message: Message) -> None:
         """Show what was read for it."""
+
+    def sweep_meant(self) -> Sweep | None:
+        """The sweep that an action applies to."""
+        return self.known.sweep
 
     def runs_meant(self) -> list[int]:
         """The runs of the chosen sweep that an action applies to."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -41,11 +42,33 @@ class Project:
         assert (process.returncode, "Traceback" in errors) == (code, False), errors
         return output, errors
 
+    def on_terminal(self, *arguments: str, **environment: str) -> bytes:
+        """What a command that ends well sends to a terminal."""
+        leader, follower = os.openpty()
+        process = self.start(*arguments, stdout=follower, env={**self.environment, **environment})
+        os.close(follower)
+        shown = shown_on(leader)
+        assert process.wait(180) == 0
+        return shown
+
     def json(self, *arguments: str) -> list[dict[str, Any]]:
         """What a command prints with ``--json``."""
         rows = json.loads(self.run(*arguments, "--json")[0], parse_constant=_refuse)
         assert isinstance(rows, list)
         return rows
+
+
+def shown_on(terminal: int) -> bytes:
+    """All that a terminal was sent until the last program closed its end; it comes piece by piece. Closes it."""
+    shown = b""
+    try:
+        while data := os.read(terminal, 65536):
+            shown += data
+    except OSError as error:
+        assert error.errno == errno.EIO  # nobody has the other end open
+    finally:
+        os.close(terminal)
+    return shown
 
 
 def _refuse(word: str) -> None:

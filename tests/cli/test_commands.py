@@ -204,27 +204,11 @@ def test_a_completed_run_with_a_reason_says_it(own: Project) -> None:
 
 
 def test_colours_are_for_terminals(project: Project) -> None:
-    def on_terminal(**more: str) -> bytes:
-        leader, follower = os.openpty()
-        process = project.start("runs", stdout=follower, env={**project.environment, **more})
-        os.close(follower)
-        shown = b""
-        while True:
-            try:
-                data = os.read(leader, 65536)
-            except OSError:
-                break
-            if not data:
-                break
-            shown += data
-        os.close(leader)
-        assert process.wait(60) == 0
-        return shown
-
-    assert b"\x1b[31mFAILED" in on_terminal()
-    assert b"\x1b" not in on_terminal(NO_COLOR="1") and b"FAILED" in on_terminal(NO_COLOR="1")
+    assert b"\x1b[31mFAILED" in project.on_terminal("runs")
+    plain = project.on_terminal("runs", NO_COLOR="1")
+    assert b"\x1b" not in plain and b"FAILED" in plain
     assert "\x1b" not in project.run("runs")[0]
-    assert max(map(len, on_terminal(COLUMNS="60", NO_COLOR="1").decode().splitlines())) <= 60
+    assert max(map(len, project.on_terminal("runs", COLUMNS="60", NO_COLOR="1").decode().splitlines())) <= 60
 
 
 # --- what goes wrong

@@ -81,10 +81,5 @@ def test_logs_raw_for_programs_and_harmless_on_a_terminal(own: Project) -> None:
     (row,) = own.json("logs", "bb/0", "--lines", "2")
     assert set(row) == {"run", "attempt", "state", "log", "text"}
     assert row["run"] == "train-bb3fg/0" and row["text"].startswith("two \x1b]0;") and row["log"] == str(log)
-    leader, follower = os.openpty()
-    process = own.start("logs", "bb/0", stdout=follower)
-    os.close(follower)
-    assert process.wait(60) == 0
-    shown = os.read(leader, 65536)
-    os.close(leader)
+    shown = own.on_terminal("logs", "bb/0")
     assert b"\x1b" not in shown and b"two \\x1b]0;owned\\x07\ttab \xe6\xbc\xa2" in shown

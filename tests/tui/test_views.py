@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from clusterduck_tui import feed
 from clusterduck_tui.widgets.board import NodesBoard
 from clusterduck_tui.widgets.logview import LogView
 from clusterduck_tui.widgets.run import RunView
+from clusterduck_tui.widgets.table import ListTable
 
 
 async def test_overview_shows_sweeps_and_jobs(finished: SweepBuilder, live: SweepBuilder, opened: Open) -> None:
@@ -36,6 +38,26 @@ async def test_the_newest_sweep_is_chosen_however_long_reading_takes(
     async with opened(wait=False) as it:
         await it.fact(lambda: it.app.known.is_caught_up)
         assert it.app.known.chosen == "train-bb3fg"
+
+
+async def test_news_do_not_move_the_cursor_that_somebody_moves(
+    finished: SweepBuilder, live: SweepBuilder, opened: Open
+) -> None:
+    """They come before the app has heard of the choice; it goes to and fro meanwhile."""
+    async with opened() as it:
+        await it.see("Jobs of train-bb3fg", "train-aa2de")
+        table = it.app.main.query_one("#sweeps", ListTable)
+        overview = it.app.main.view("overview")
+        for steps, sweep in (((1,), "train-aa2de"), ((-1, 1, -1), "train-bb3fg"), ((1, -1, 1), "train-aa2de")):
+            for step in steps:
+                table.action_move(step)
+                it.app.main.show_known()
+                await asyncio.sleep(0)
+            meant = overview.sweep_meant()
+            assert table.chosen == sweep and meant is not None and meant.id == sweep
+            await it.see(f"Jobs of {sweep}")
+            it.app.main.show_known()
+            assert table.chosen == sweep
 
 
 async def test_what_is_kept_of_the_board_is_what_would_be_painted_anew(project: Path, opened: Open) -> None:
