@@ -180,11 +180,19 @@ class NodesBoard(ScrollView, can_focus=True):
 
     def on_resize(self, event: events.Resize) -> None:
         """As many cards side by side as there is room for; coming to the front is no change."""
+        self._fit()
+        self.refresh()
+
+    def watch_show_vertical_scrollbar(self) -> None:
+        """A scroll bar that comes or goes changes the room for cards."""
+        self.call_later(self._fit)
+
+    def _fit(self) -> None:
         if self.scrollable_content_region.width != self.virtual_size.width:
             self._lay_out()
             self._blocks.clear()
             self._painted.clear()
-        self.refresh()
+            self.refresh()
 
     def notify_style_update(self) -> None:
         """The theme is another one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from journals_builder import SweepBuilder
 
 from clusterduck.events import AgentEnded
 from clusterduck_tui import feed
+from clusterduck_tui.messages import NodesRead
 from clusterduck_tui.widgets.board import NodesBoard
 from clusterduck_tui.widgets.logview import LogView
 from clusterduck_tui.widgets.run import RunView
@@ -182,11 +184,33 @@ async def test_keys_lead_through_the_views(finished: SweepBuilder, opened: Open)
         assert it.app.is_running
 
 
+async def test_cards_leave_room_for_the_scroll_bar_that_they_need(project: Path, opened: Open) -> None:
+    built = SweepBuilder(project, "train-bb3fg", start=time.time() - 200)
+    built.write(built.launch_journal(), built.launch(16, batches=8))
+    for node in range(8):
+        start = built.agent_started(built.start + 100, f"node{node}")
+        built.write(built.agent_journal(f"0-{node}"), [start], close=False)
+    async with opened() as it:
+        await it.press("2")
+        await it.see("node0")
+        it.app.feed.stop()  # no later news mend it
+        it.app.feed.join()
+        await it.pilot.pause()
+        board = it.app.main.query_one(NodesBoard)
+        nodes = board.nodes
+        for shown, is_barred in (((), False), (nodes, True), (nodes[:1], False)):
+            board.show(NodesRead(shown, {}, {}, {}), shown)
+            await it.fact(partial(lambda wanted: board.show_vertical_scrollbar == wanted, is_barred))
+            await it.fact(lambda: board.virtual_size.width == board.scrollable_content_region.width)
+
+
 async def test_help_is_that_of_the_view(finished: SweepBuilder, opened: Open) -> None:
     async with opened(size=(120, 60)) as it:
         await it.press("4", "question_mark")
         await it.see("All runs of the sweep", "only trouble", "clusterduck requeue", "F FAILED")
-        await it.press("escape", "2", "question_mark")
+        await it.press("escape")
+        await it.miss("All runs of the sweep")
+        await it.press("2", "question_mark")
         await it.see("Every node of a job that runs", "clusterduck nodes")
         await it.press("question_mark")
         await it.miss("Every node of a job that runs")
