@@ -148,8 +148,11 @@ class Bench:
         """The process id of an attempt, once the user's function has begun."""
         begun = self.folder / f"done-{run}"
         until(lambda: begun.exists() and f"begun {attempt}\n" in begun.read_text(), f"run {run}.{attempt} begins")
-        pids = [e.pid for e in self.events(AttemptStarted) if (e.run, e.attempt) == (run, attempt)]
-        return pids[0]
+
+        def find() -> list[int]:
+            return [e.pid for e in self.events(AttemptStarted) if (e.run, e.attempt) == (run, attempt)]
+
+        return until(find, f"run {run}.{attempt} is in the journal")[0]
 
     def ended(self, run: int, attempt: int = 1) -> AttemptEnded:
         def find() -> list[AttemptEnded]:

@@ -20,6 +20,9 @@ HOSTILE = ["opt=[adam,sgd]", "x=\x1b]0;owned\x07\x1b[31mred\n[/oops]\u202e", "lr
 #: A fact that has not come about after so many seconds never will.
 PATIENCE_S = 60.0
 
+#: What a widget tells after a key is handed on at most so many times, from widget to view, to screen, to app.
+HOPS = 8
+
 #: What must never reach a terminal from data: C0, DEL and C1 characters, and those that turn text.
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -58,9 +61,11 @@ class Opened:
         return re.sub(r"[\s▌▏▎│╭╮╰╯]+", " ", self.text)
 
     async def press(self, *keys: str) -> None:
-        """Press keys, and let the app take them."""
-        await self.pilot.press(*keys)
-        await self.pilot.pause()
+        """Press keys, each when all that the one before means has been done, however busy the machine is."""
+        for key in keys:
+            await self.pilot.press(key)
+            for _ in range(HOPS):
+                await self.pilot.pause(0)  # every widget has taken what it was sent until now
 
     async def see(self, *words: str) -> str:
         """Wait until all of these stand on the screen; returns it."""

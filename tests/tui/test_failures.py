@@ -59,7 +59,7 @@ async def test_what_a_newer_version_makes_of_the_replica_is_waited_for_with_a_wo
 async def test_the_ledger_is_deleted_and_another_made(live: SweepBuilder, project: Path, opened: Open) -> None:
     async with opened() as it:
         await it.see("train-bb3fg")
-        shutil.rmtree(live.ledger.parent)
+        shutil.rmtree(live.ledger.parent.rename(project / "deleted"))  # at once: something may be written just now
         await it.see("No ledger")
         await it.press("4", "2")
         SweepBuilder(project, "train-dd5hi").write_all()
@@ -72,7 +72,7 @@ async def test_the_replica_is_deleted_or_damaged_under_its_feet(live: SweepBuild
     folder = LedgerPaths(live.ledger).replica_folder
     async with opened() as it:
         await it.see("3/8")
-        shutil.rmtree(folder)
+        shutil.rmtree(folder.rename(folder.with_name("deleted")))  # it is made anew at any moment
         at = live.start + 150
         live.write(live.agent_journal(), [live.ended(at, 3, state="FAILED", started_at=at - 20)], close=False)
         await it.see("4/8")
