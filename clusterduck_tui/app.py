@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -19,7 +20,7 @@ from clusterduck.errors import ClusterduckError, NotFoundError
 from clusterduck.ledger import queries
 from clusterduck.ledger.queries import Sweep
 from clusterduck.paths import LedgerPaths, find_ledger
-from clusterduck_tui import opening
+from clusterduck_tui import hangup, opening
 from clusterduck_tui import options as options_of
 from clusterduck_tui.acting import Deed, Drain, DrawTimeline, Requeue, Worker
 from clusterduck_tui.commands import ActionCommands
@@ -86,9 +87,13 @@ class Dashboard(App[None]):
         self.feed.start()
         self.jobs_watch.start()
         self.set_interval(CLOCK_S, self._tick)
+        loop = asyncio.get_running_loop()
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGHUP):  # killed, or its terminal is: leave it as it was
-                asyncio.get_running_loop().add_signal_handler(number, self.exit, None, 128 + number)
+                loop.add_signal_handler(number, self.exit, None, 128 + number)
+        if not self.is_headless:
+            leave = partial(loop.call_soon_threadsafe, self.exit, None, hangup.EXIT_CODE)
+            hangup.HangupWatch(sys.stdin.fileno(), leave).start()
 
     async def on_unmount(self) -> None:
         """Read no more; nobody waits for what is being read."""

@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from journals_builder import SweepBuilder
 from terminals import Terminal, dashboard
@@ -72,6 +74,33 @@ def test_a_dashboard_that_is_asked_to_end_leaves_a_sane_terminal(
     text = terminal.see(f"over-{code}")
     assert "Overview" not in text and "Traceback" not in text
     terminal.require_sane()
+
+
+@pytest.mark.parametrize("is_stuck", [False, True])
+def test_a_dashboard_whose_terminal_goes_away_ends_though_nobody_tells_it(
+    project: Path, terminal: Terminal, is_stuck: bool
+) -> None:
+    """The shell ignores the hangup, and so does what it starts; a main thread that is stuck hears no signal anyway."""
+    (project / "stuck.py").write_text(
+        "import time\n"
+        "from clusterduck_tui.app import main\n"
+        "from clusterduck_tui.feed import Feed\n"
+        "Feed.look_now = lambda self: open('is-stuck', 'w').close() or time.sleep(3600)\n"
+        "main()\n"
+    )
+    command = f"{sys.executable} stuck.py" if is_stuck else dashboard()
+    terminal.type(f"trap '' HUP; {command} & echo $! > pid; fg")
+    terminal.see("No ledger here")
+    process = psutil.Process(int((project / "pid").read_text()))
+    if is_stuck:
+        terminal.keys("C-r")
+        terminal.fact((project / "is-stuck").exists, "it is not stuck")
+    terminal.close()
+    try:
+        process.wait(60)
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def test_the_log_opens_in_other_programs_and_the_dashboard_comes_back(
