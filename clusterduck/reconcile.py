@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import socket
 import sqlite3
-import time
 import uuid
 from collections.abc import Iterable
 from contextlib import suppress
@@ -114,7 +113,9 @@ def look_at_jobs(ledger: Path, replica: Replica, patience_s: float = QUICK_S) ->
     )
     jobs = {batch.key: looks.status(batch.key) or _never_heard(batch) for batch in live}
     over = [
-        batch.key for batch in live if _is_confirmed(batch, jobs[batch.key], looks.over_since(batch.key), time.time())
+        batch.key
+        for batch in live
+        if _is_confirmed(batch, jobs[batch.key], looks.over_since(batch.key), looks.heard_at(batch.key))
     ]
     return Outlook(jobs, frozenset(over), trouble)
 
@@ -230,13 +231,14 @@ def local_status(batch: LiveBatch) -> JobStatus:
     )
 
 
-def _is_confirmed(batch: LiveBatch, status: JobStatus, over_since: float | None, now: float) -> bool:
+def _is_confirmed(batch: LiveBatch, status: JobStatus, over_since: float | None, asked_at: float) -> bool:
+    """Whether two answers, the later one of ``asked_at``, are far enough apart: however late that is looked at."""
     if over_since is None or status.as_of is not None or not (status.is_over or status.state == ABSENT):
         return False
     if status.is_over or batch.cluster == "local":
-        return now - over_since >= CONFIRM_S
+        return asked_at - over_since >= CONFIRM_S
     heard_at = max((at for at in (batch.heard_at, batch.submitted_at) if at is not None), default=0.0)
-    return now - over_since >= CONFIRM_ABSENT_S and now - heard_at >= SILENCE_S
+    return asked_at - over_since >= CONFIRM_ABSENT_S and asked_at - heard_at >= SILENCE_S
 
 
 def _is_sure(batch: LiveBatch, status: JobStatus) -> bool:

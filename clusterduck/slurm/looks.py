@@ -85,6 +85,10 @@ class Looks:
             left = max(0.0, left - max(0.0, time.time() - heard_at))
         return replace(status, as_of=heard_at, time_left_s=left)
 
+    def heard_at(self, key: Key) -> float:
+        """When anything was last heard of a batch's job, in seconds since the epoch; 0 if nothing ever was."""
+        return self._jobs[key][1] if key in self._jobs else 0.0
+
     def over_since(self, key: Key) -> float | None:
         """When the job was first found ended or absent, with nothing heard since that says otherwise; else None."""
         return self._over_since.get(key)

@@ -26,6 +26,7 @@ from clusterduck.paths import LedgerPaths
 from clusterduck.queue import Claims
 from clusterduck.reconcile import close_dead_batches, look_at_jobs
 from clusterduck.result import write_result
+from clusterduck.slurm.looks import Looks
 
 Slurm = Callable[[str], None]
 
@@ -122,6 +123,22 @@ def test_two_looks_that_agree_close_a_job(
     age(sweep, 100)
     assert close_dead_batches(sweep.ledger, replica) == []
     assert len(acts(sweep)) == 1
+
+
+def test_one_look_is_one_look_however_long_the_process_is_held_up_after_it(
+    sweep: SweepBuilder, replica: Replica, slurm: Slurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm(row(sweep, "FAILED"))
+    look, now = Looks.look, time.time
+
+    def held_up(self: Looks, *arguments: Any) -> str | None:
+        said = look(self, *arguments)
+        monkeypatch.setattr(time, "time", lambda: now() + 60)
+        return said
+
+    monkeypatch.setattr(Looks, "look", held_up)
+    assert close_dead_batches(sweep.ledger, replica) == []
+    assert states(replica) == ["RUNNING"] * 4 + ["PENDING"] * 4
 
 
 def test_the_reason_says_with_which_exit_code_a_job_failed(
