@@ -12,6 +12,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import socket
 import sqlite3
 import stat
@@ -244,6 +245,14 @@ def _remove_leavings(ledger: Path) -> None:
                         os.unlink(entry.path)
 
 
+def mind_signals() -> None:
+    """Be a process of its own: what Slurm sends to every process of a job is not meant for it, and when it is told to
+    end, it lets go of the lock first."""
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fold and publish from a shell."""
     parser = argparse.ArgumentParser(
@@ -267,4 +276,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    mind_signals()
     sys.exit(main())

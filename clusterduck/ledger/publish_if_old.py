@@ -31,6 +31,7 @@ def main() -> int:
         return 0
     from clusterduck.ledger import publish
 
+    publish.mind_signals()
     return publish.main([ledger, "--if-older-than", seconds])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sqlite3
 import stat
@@ -251,6 +252,28 @@ def test_if_older_than(sweep: SweepBuilder) -> None:
         assert not publish(replica, sweep.ledger, if_older_than_s=30)
         os.utime(sweep.ledger, (time.time() - 31,) * 2)
         assert publish(replica, sweep.ledger, if_older_than_s=30)
+
+
+def test_a_publisher_that_is_told_to_end_lets_go_of_the_lock(sweep: SweepBuilder, tmp_path: Path) -> None:
+    """Slurm sends what is meant for agents to every process of their job."""
+    script = tmp_path / "holds.py"
+    script.write_text(
+        "import sys, signal, pathlib\n"
+        "from clusterduck.ledger import lock, publish\n"
+        "publish.mind_signals()\n"
+        "with lock.hold(pathlib.Path(sys.argv[1]), 0):\n"
+        "    print('holds', flush=True)\n"
+        "    signal.pause()\n"
+    )
+    command = [sys.executable, str(script), str(sweep.ledger)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"holds\n"
+        assert lock.lock_path(sweep.ledger).exists()
+        for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
+            process.send_signal(number)
+        assert process.wait(60) == 128 + signal.SIGTERM
+    assert not lock.lock_path(sweep.ledger).exists()
 
 
 def test_the_command_folds_and_publishes(sweep: SweepBuilder, capsys: pytest.CaptureFixture[str]) -> None:
