@@ -27,7 +27,7 @@ from clusterduck.queue import Requeued
 
 #: For how long a run that died of SIGTERM waits for the agent to get one too, which tells that the job was ended, in
 #: seconds.
-SIGTERM_DOUBT_S = 0.3
+SIGTERM_DOUBT_S = 2.0
 
 #: For how long what a run left behind is killed again and again before its slot is used all the same, in seconds.
 CLEANING_PATIENCE_S = 20.0
@@ -245,7 +245,7 @@ class Attendance:
             self._say(f"run {running.attempt} left processes that cannot be killed; its slot is used all the same")
         died_of_term = running.ended.get("status") == signal.SIGTERM and running.asked_to_end is None
         if died_of_term and waited < SIGTERM_DOUBT_S:  # Slurm may have sent it to every process of the job
-            self._timers.add(SIGTERM_DOUBT_S / 3, lambda: self._clean(running))
+            self._timers.add(0.1, lambda: self._clean(running))
             return
         self._end(running)
 

@@ -55,6 +55,7 @@ class _Standby:
 def _ignore_signals() -> None:
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED)  # who started us had them wait until now
     signal.signal(signal.SIGCHLD, lambda *_: None)  # only wakes us
 
 

@@ -10,12 +10,12 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clusterduck.agent.forkserver import MESSAGE_BYTES
+from clusterduck.agent.forkserver import IGNORED, MESSAGE_BYTES
 from clusterduck.model import Attempt, State
 
 #: Variables that tell a program which rank of a parallel job it is; a run is none (Lightning and MPI would believe it).
@@ -43,6 +43,19 @@ def run_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
 
 
+@contextlib.contextmanager
+def _kept_from(signals: Iterable[signal.Signals]) -> Iterator[None]:
+    """Processes started meanwhile get none of these signals until they let them through (sigprocmask(2)).
+
+    What comes meanwhile for the process itself comes when this is over.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class ForkServer:
     """A fork server that is running, and the connection to it.
 
@@ -52,7 +65,7 @@ class ForkServer:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        with theirs, _kept_from(IGNORED):
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "clusterduck.agent.forkserver", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],

@@ -130,6 +130,15 @@ def test_the_fork_server_ignores_what_slurm_sends_to_every_process_of_a_step() -
     assert server.process.wait(60) == 0
 
 
+def test_a_fork_server_that_is_only_starting_survives_what_slurm_sends() -> None:
+    server = ForkServer(dict(os.environ))
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
+        server.process.send_signal(number)
+    server.close()
+    assert server.process.wait(60) == 0
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()), "what came for us meanwhile has come"
+
+
 def test_whether_a_process_handles_a_signal() -> None:
     script = "import signal; signal.signal(signal.SIGUSR2, print); print('set', flush=True); signal.pause()"
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as run:
