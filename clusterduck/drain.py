@@ -3,35 +3,47 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from clusterduck import identity, standing
-from clusterduck.asking import SIGNAL_PATIENCE_S, Agents
+from clusterduck.asking import Agents, Signal
 from clusterduck.errors import NotFoundError, SlurmError
 from clusterduck.events import Asked, BatchClosed
 from clusterduck.inbox import Request
 from clusterduck.journal import JournalWriter
 from clusterduck.ledger import queries
 from clusterduck.ledger.queries import Batch
-from clusterduck.model import Attempt, State
+from clusterduck.model import AgentId, Attempt, State
 from clusterduck.slurm.acts import scancel
 from clusterduck.slurm.jobs import still_listed
 
+if TYPE_CHECKING:
+    from clusterduck.ledger.replica import Replica
 
-def drain(connection: sqlite3.Connection, job: str) -> str:
+#: For how long agents that are asked are waited for, in seconds: one that no signal reaches looks by itself before.
+ACKNOWLEDGE_S = 10.0
+
+
+def drain(replica: Replica, job: str) -> str:
     """Have the agents of a job finish what runs and claim nothing more; returns what was done, in a sentence.
 
-    A job that has not begun has nothing to finish: it leaves Slurm's queue, and its runs stay, to be sent again.
+    The agents are waited for a few seconds, until they say that they do. A job that has not begun has nothing to
+    finish: it leaves Slurm's queue, and its runs stay, to be sent again.
 
     Raises:
         NotFoundError: if no batch has that job, or it neither runs nor waits.
         OSError: if it could not be asked.
     """
+    connection = replica.connection
     said: list[str] = []
     hosts: list[str] = []
     trouble: list[str] = []
+    signals: list[Signal] = []
+    reached: dict[str, Sequence[AgentId]] = {}
     for sweep, batches in batches_of(connection, job).items():
         paths = standing.paths_of(connection, sweep)
         agents = Agents(connection, sweep)
@@ -54,13 +66,35 @@ def drain(connection: sqlite3.Connection, job: str) -> str:
         act.close()
         answer = agents.ask(paths, asked)
         hosts += [agents.known[agent].host or "?" for agent in answer.reached]
-        trouble += [*answer.trouble, *answer.signal.trouble(SIGNAL_PATIENCE_S)]
+        trouble += answer.trouble
+        reached[sweep] = answer.reached
+        signals.append(answer.signal)
     if hosts:
-        where = ", ".join(sorted(set(hosts)))
-        said.insert(0, f"job {job} on {where} finishes what runs and takes nothing more")
+        where = f"job {job} on {', '.join(sorted(set(hosts)))}"
+        if _have_answered(replica, reached):
+            said.insert(0, f"{where} finishes what runs and takes nothing more")
+        else:
+            said.insert(0, f"{where} is asked to finish what runs and to take nothing more, and has not answered yet")
+            trouble += [words for its in signals for words in its.trouble()]
     if not said:
         raise NotFoundError(" ".join(trouble) or f"Job {job} has no agent that runs, so there is nobody to ask.")
     return ". ".join([*said, *trouble])
+
+
+def _have_answered(replica: Replica, asked: Mapping[str, Sequence[AgentId]]) -> bool:
+    """Wait until all agents that were asked, by sweep, say that they take nothing more, or are over."""
+    until = time.monotonic() + ACKNOWLEDGE_S
+    while True:
+        replica.catch_up(look_at=list(asked))
+        deaf = False
+        for sweep, agents in asked.items():
+            known = Agents(replica.connection, sweep).known
+            deaf |= any(agent in known and not known[agent].draining for agent in agents)
+        if not deaf:
+            return True
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
 
 
 def _take_out(act: JournalWriter, jobs: Mapping[str, str], trouble: list[str]) -> list[str]:

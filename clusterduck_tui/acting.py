@@ -233,7 +233,7 @@ class Drain:
         """Do it."""
         from clusterduck import drain
 
-        return [sentence(drain.drain(replica.connection, self.job))]
+        return [sentence(drain.drain(replica, self.job))]
 
 
 @dataclass

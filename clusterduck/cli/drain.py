@@ -13,8 +13,7 @@ from clusterduck.drain import drain
 def execute(options: argparse.Namespace) -> ExitCode:
     """Ask the agents of the job that ``options`` name."""
     with opened(options, to_act=True) as view:
-        said = drain(view.connection, options.job)
-        view.catch_up()
+        said = drain(view.replica, options.job)
         output = Output()
         if options.json:
             output.json([{"job_id": options.job, "asked": said}])

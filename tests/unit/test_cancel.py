@@ -191,7 +191,9 @@ def test_draining_asks_every_agent_of_the_job(
 ) -> None:
     sweep.live_agent(6)
     replica.catch_up(look_at=[sweep.id])
-    assert drain(replica.connection, "9001") == "job 9001 on node1 finishes what runs and takes nothing more"
+    agent = answer(sweep, events.Heartbeat(time=time.time(), busy=1, draining=True))
+    assert drain(replica, "9001") == "job 9001 on node1 finishes what runs and takes nothing more"
+    agent.join()
     assert [request.kind for request in requests(sweep)] == ["drain"]
     assert said() == ["--signal=USR1 9001"]
     replica.catch_up(look_at=[sweep.id])
@@ -200,13 +202,16 @@ def test_draining_asks_every_agent_of_the_job(
 
 
 def test_what_a_drained_job_has_not_claimed_waits_for_nobody(
-    sweep: ActsSweep, replica: Replica, said: Callable[[], list[str]]
+    sweep: ActsSweep, replica: Replica, said: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep.live_agent(6)
     sweep.claim("0-1/0.0", 7)
     replica.catch_up(look_at=[sweep.id])
     assert standing.of_sweep(replica.connection, sweep.id, {}).unattended == []
-    drain(replica.connection, "9001")
+    monkeypatch.setattr("clusterduck.drain.ACKNOWLEDGE_S", 0.1)
+    assert drain(replica, "9001") == (
+        "job 9001 on node1 is asked to finish what runs and to take nothing more, and has not answered yet"
+    )
     replica.catch_up(look_at=[sweep.id])
     now = standing.of_sweep(replica.connection, sweep.id, {})
     assert now.unattended == [8, 9, 10, 11]
@@ -220,7 +225,7 @@ def test_draining_a_job_that_has_not_begun_takes_it_out_of_the_queue(
     sweep: ActsSweep, replica: Replica, said: Callable[[], list[str]]
 ) -> None:
     replica.catch_up()
-    assert drain(replica.connection, "9001") == (
+    assert drain(replica, "9001") == (
         "job 9001 had not begun and was taken out of Slurm's queue; its runs stay PENDING until "
         "`clusterduck requeue --unfinished` sends them"
     )
@@ -229,7 +234,7 @@ def test_draining_a_job_that_has_not_begun_takes_it_out_of_the_queue(
     (batch,) = (batch for batch in queries.batches(replica.connection, sweep.id) if batch.id == "0-1")
     assert (batch.state, batch.reason) == ("CANCELLED", f"drained by {ME} before it began")
     with pytest.raises(NotFoundError, match="Job 9001 has ended already"):
-        drain(replica.connection, "9001")
+        drain(replica, "9001")
 
 
 def test_a_job_that_begins_while_it_is_drained_is_not_taken_for_gone(
@@ -239,7 +244,7 @@ def test_a_job_that_begins_while_it_is_drained_is_not_taken_for_gone(
     (tmp_path / "bin" / "squeue").write_text(f"#!/bin/sh\necho '{row}'\n")
     replica.catch_up()
     with pytest.raises(NotFoundError, match="Job 9001 has just begun"):
-        drain(replica.connection, "9001")
+        drain(replica, "9001")
     replica.catch_up(look_at=[sweep.id])
     assert [batch.state for batch in queries.batches(replica.connection, sweep.id)] == ["FAILED", "PENDING"]
 
