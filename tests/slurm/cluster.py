@@ -59,6 +59,10 @@ class ClusterError(RuntimeError):
     """The cluster cannot be started here, or did not do what it was asked."""
 
 
+class CommandError(ClusterError):
+    """One of Slurm's commands failed, in its own words."""
+
+
 def obstacle(accounting: bool = False) -> str | None:
     """Why no cluster can be started here, or None; installs Debian packages that are missing."""
     if os.geteuid() != 0:
@@ -85,15 +89,21 @@ def obstacle(accounting: bool = False) -> str | None:
 
 
 def wait_until(fact: Callable[[], object], what: str, seconds: float = 60.0) -> None:
-    """Wait until ``fact()`` is true.
+    """Wait until ``fact()`` is true, also while Slurm does not answer.
 
     Raises:
         ClusterError: if it is not after ``seconds``.
     """
     deadline = time.monotonic() + seconds
-    while not fact():
+    while True:
+        failure = None
+        try:
+            if fact():
+                return
+        except CommandError as error:
+            failure = error
         if time.monotonic() > deadline:
-            raise ClusterError(f"waited {seconds:.0f} s in vain: {what}")
+            raise ClusterError(f"waited {seconds:.0f} s in vain: {what}") from failure
         time.sleep(0.05)
 
 
@@ -192,7 +202,7 @@ class SlurmCluster:
             check=False,
         )
         if check and done.returncode:
-            raise ClusterError(f"{' '.join(arguments)}: {done.stderr.strip()}")
+            raise CommandError(f"{' '.join(arguments)}: {done.stderr.strip()}")
         return done.stdout
 
     def jobs(self, *options: str) -> list[str]:

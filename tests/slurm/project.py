@@ -59,8 +59,11 @@ class Project:
         return list(sweep["batches"])
 
     def query(self, sql: str) -> list[dict[str, Any]]:
-        """Rows of the published ledger, read as anybody may read it."""
-        connection = sqlite3.connect(f"file:{self.folder}/.clusterduck/ledger.db?mode=ro", uri=True)
+        """Rows of the published ledger, read as anybody may read it, with all that has been written until now."""
+        ledger = f"{self.folder}/.clusterduck/ledger.db"
+        done = self.run([sys.executable, "-m", "clusterduck.ledger.publish", ledger])
+        assert done.returncode == 0, done.stderr
+        connection = sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)
         connection.row_factory = sqlite3.Row
         try:
             return [dict(row) for row in connection.execute(sql).fetchall()]

@@ -21,11 +21,12 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from cluster import SlurmCluster, obstacle
+from cluster import SlurmCluster, obstacle, wait_until
 
 APP = Path(__file__).with_name("soak_app.py")
 
@@ -62,8 +63,16 @@ class Soak:
         (self.folder / "effects").mkdir()
         shutil.copy(APP, self.folder)
         self._launch()
-        chaos = threading.Thread(target=self._wreak, name="chaos", daemon=True)
-        chaos.start()
+        with ThreadPoolExecutor(1) as pool:
+            chaos = pool.submit(self._wreak)
+            try:
+                self._see_through(chaos_s, patience_s)
+            finally:
+                self._peace.set()
+        chaos.result()
+        self._prove()
+
+    def _see_through(self, chaos_s: float, patience_s: float) -> None:
         deadline = time.monotonic() + patience_s
         peace_at = time.monotonic() + chaos_s
         while (states := self._states())["COMPLETED"] < self.runs:
@@ -73,9 +82,6 @@ class Soak:
                 self._peace.set()
             self._requeue()
             time.sleep(1.0)  # the sweep is to go on in between
-        self._peace.set()
-        chaos.join(60)
-        self._prove()
 
     def _launch(self) -> None:
         self._python(
@@ -140,9 +146,17 @@ class Soak:
     def _prove(self) -> None:
         self.cluster.wait_for_no_jobs(180)
         assert self._states() == {"COMPLETED": self.runs}
-        with sqlite3.connect(f"file:{self.folder}/.clusterduck/ledger.db?mode=ro", uri=True) as ledger:
-            attempts = ledger.execute("SELECT run, number, state FROM attempt ORDER BY run, number").fetchall()
-        ledger.close()
+        published = self.folder / ".clusterduck" / "ledger.db"
+        attempts: list[tuple[int, int, str]] = []
+
+        def is_all_there() -> bool:
+            self._publish(published)
+            with sqlite3.connect(f"file:{published}?mode=ro", uri=True) as ledger:
+                attempts[:] = ledger.execute("SELECT run, number, state FROM attempt ORDER BY run, number").fetchall()
+            ledger.close()
+            return sum(state == "COMPLETED" for *_, state in attempts) >= self.runs
+
+        wait_until(is_all_there, "the published ledger has all of it, though a killed publisher held the lock", 120)
         completed = {run: number for run, number, state in attempts if state == "COMPLETED"}
         assert len(completed) == len([1 for *_, state in attempts if state == "COMPLETED"]) == self.runs
         for run in range(self.runs):
@@ -159,18 +173,14 @@ class Soak:
         before = _rows(ledger)
         ledger.unlink()
         with tempfile.TemporaryDirectory(dir="/tmp") as elsewhere:  # no replica there
-            done = subprocess.run(
-                [sys.executable, "-m", "clusterduck.ledger.publish", str(ledger)],
-                env=self.cluster.environ | {"TMPDIR": elsewhere},
-                cwd=self.folder,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-        assert done.returncode == 0, done.stderr
+            self._publish(ledger, TMPDIR=elsewhere)
         assert _rows(ledger) == before, "the ledger is not what its journals say"
 
     # --- processes
+
+    def _publish(self, ledger: Path, **environ: str) -> None:
+        done = self._run([sys.executable, "-m", "clusterduck.ledger.publish", str(ledger)], **environ)
+        assert done.returncode == 0, done.stderr
 
     def _clusterduck(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return self._run([str(Path(sys.executable).with_name("clusterduck")), *arguments])
@@ -179,11 +189,11 @@ class Soak:
         done = self._run([sys.executable, *arguments])
         assert done.returncode == 0, done.stderr
 
-    def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+    def _run(self, command: list[str], **environ: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             command,
             cwd=self.folder,
-            env=self.cluster.environ,
+            env=self.cluster.environ | environ,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -14,6 +14,9 @@ import psutil
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+#: The journals of agents, below a sweep's folder.
+JOURNALS = ".clusterduck/*/batches/*/*/*.jsonl"
+
 
 @hydra.main(version_base="1.3", config_path=None)
 def main(config: DictConfig) -> int:
@@ -40,6 +43,8 @@ def main(config: DictConfig) -> int:
     elif how == "agent":
         server = psutil.Process().parent()
         assert server is not None
+        while not any('"e":"started"' in journal.read_text() for journal in folder.parent.glob(JOURNALS)):
+            time.sleep(0.02)  # until it is on record that a run began
         os.kill(server.ppid(), signal.SIGKILL)
         time.sleep(60)
     elif how == "exit":

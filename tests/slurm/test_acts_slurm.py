@@ -84,7 +84,7 @@ def test_cancelled_runs_end_at_once_and_jobs_nobody_needs_leave_the_queue(projec
     report = said(project, "cancel", "@last")
     assert report.startswith("3 runs cancelled, job "), report
     assert "ended in Slurm's queue" in report
-    project.cluster.wait_for_no_jobs(20)
+    project.cluster.wait_for_no_jobs()
     assert project.states() == ["CANCELLED"] * 4
     assert "4 of 4 runs did not complete" in said(project, "wait", "@last", code=4)
     assert project.told() == {}

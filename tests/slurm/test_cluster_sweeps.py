@@ -66,6 +66,7 @@ def test_sixty_runs_in_three_jobs_of_four_slots(project: Project) -> None:
         assert environ["OMP_NUM_THREADS"] == "1"
 
     # The command line and the ledger say the same.
+    project.cluster.wait_for_no_jobs()
     rows = project.runs()
     assert [row["return_value"] for row in rows] == [2 * number for number in range(60)]
     assert {(row["state"], row["attempt"]) for row in rows} == {("COMPLETED", 1)}
@@ -104,20 +105,26 @@ def test_an_array_keeps_to_its_parallelism(project: Project) -> None:
 
 
 def test_two_nodes_share_the_runs_of_one_job(project: Project) -> None:
+    gate = project.folder / "open"
     project.launch(
         "+number=range(24)",
+        f"+gate={gate}",
         "+seconds=0.3",
         "hydra.launcher.nodes=2",
         "hydra.launcher.gpus_per_node=4",
         "hydra.launcher.parallel_runs_per_node=4",
-        "hydra.launcher.wait_for_completion=true",
+        "hydra.launcher.wait_for_completion=false",
         RESOURCES,
     )
+    wait_until(lambda: Counter(project.states())["RUNNING"] == 8, "both nodes have begun")
+    gate.touch()
+    project.wait_until_over()
+    project.cluster.wait_for_no_jobs()
     told = project.told()
     assert sorted(told) == list(range(24))
     hosts = Counter(one["host"] for one in told.values())
     assert len(hosts) == 2
-    assert min(hosts.values()) >= 8
+    assert min(hosts.values()) > 4, "each took more than what it began with"
     assert len({one["environ"]["SLURM_JOB_ID"] for one in told.values()}) == 1
     agents = project.query("SELECT * FROM agent ORDER BY node")
     assert [(agent["node"], agent["host"] in hosts, agent["exit_code"]) for agent in agents] == [

@@ -67,14 +67,16 @@ def test_a_sweep_from_an_empty_folder_to_a_sane_terminal(
     terminal.keys("r")
     terminal.see("Requeue run app-", "1 failed run: 1 in a new job.")
     terminal.keys("Enter")
-    terminal.see("1 run in job", "C 1")
+    terminal.see("1 run in job")
+    terminal.see("C 1")
     terminal.keys("Escape")
     terminal.see("C COMPLETED", "0.5", "R 4")
 
     terminal.keys("g", "c")  # run 0
     terminal.see("Cancel run app-", "1 run that agents have is asked to end.")
     terminal.keys("Enter")
-    terminal.see("1 run cancelled.", "X CANCELLED", "X 1")
+    terminal.see("1 run cancelled.")
+    terminal.see("X CANCELLED", "X 1")
 
     job = job_of(project, "0-1")
     terminal.keys("1")
@@ -91,7 +93,8 @@ def test_a_sweep_from_an_empty_folder_to_a_sane_terminal(
     terminal.keys("b", "c")
     terminal.see("Cancel the whole sweep app-", "1 run will never start")
     terminal.keys("Enter")
-    terminal.see("1 run cancelled.", "6/6")
+    terminal.see("1 run cancelled.")
+    terminal.see("6/6")
     terminal.keys("6")
     text = terminal.see("requeue", "cancel", "drain")
     assert "root@" in text

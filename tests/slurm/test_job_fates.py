@@ -38,7 +38,7 @@ def test_a_job_that_its_time_limit_ends_is_started_again_and_goes_on(project: Pr
         "hydra.launcher.signal_delay_s=10",
         "hydra.launcher.max_num_timeout=1",
     )
-    wait_until(lambda: attempts(project)[:1] == [(0, 1, "TIMEOUT")], "the first start timed out")
+    wait_until(lambda: attempts(project)[:1] == [(0, 1, "TIMEOUT")], "the first start timed out", 120)  # after a minute
     gate.touch()
     wait_until(lambda: project.states() == ["COMPLETED"] * 4, "the second start did the rest", 90)
     assert attempts(project) == [
@@ -49,6 +49,7 @@ def test_a_job_that_its_time_limit_ends_is_started_again_and_goes_on(project: Pr
         (2, 1, "COMPLETED"),
         (3, 1, "COMPLETED"),
     ]
+    project.cluster.wait_for_no_jobs()
     assert {row["restart"] for row in project.query("SELECT restart FROM agent WHERE exit_code = 0")} == {1}
 
 

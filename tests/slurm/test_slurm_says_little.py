@@ -34,7 +34,8 @@ def put(folder: Path, command: str, script: str) -> None:
 
 
 def test_a_job_that_slurm_took_although_sbatch_said_otherwise_is_executed_once(project: Project, spoil: Path) -> None:
-    put(spoil, "sbatch", f'sbatch "$@" > /dev/null; echo "{LOST}" >&2; exit 1')
+    # Slurm ends a job whose folder has not been made when it begins.
+    put(spoil, "sbatch", f'sbatch --begin=now+5 "$@" > /dev/null; echo "{LOST}" >&2; exit 1')
     said = project.launch("+number=range(3)", "hydra.launcher.total_runs_per_node=1").stdout
     assert f"{LOST}. Slurm is asked" in said and "Submitted jobs" in said
     assert project.wait_until_over() == ["COMPLETED"] * 3

@@ -10,8 +10,6 @@ pytestmark = pytest.mark.slurm
 
 
 def test_a_job_short_of_time_starts_again_once_its_last_agent_has_ended(project: Project) -> None:
-    for number in (0, 1, 3):
-        (project.folder / f"gate-{number}").touch()
     project.launch(
         "+number=range(4)",
         f"+gate='{project.folder}/gate-${{number}}'",
@@ -20,7 +18,10 @@ def test_a_job_short_of_time_starts_again_once_its_last_agent_has_ended(project:
         "hydra.launcher.signal_delay_s=10",
         "hydra.launcher.max_num_timeout=1",
     )
-    left = ["COMPLETED", "COMPLETED", "RUNNING", "PENDING"]  # the second node has claimed its next run already
+    wait_until(lambda: claims(project) >= {f"{run}.1" for run in range(4)}, "each node has claimed its next run, too")
+    for number in (0, 1, 3):
+        (project.folder / f"gate-{number}").touch()
+    left = ["COMPLETED", "COMPLETED", "RUNNING", "PENDING"]
     wait_until(lambda: project.states() == left, "the first node has nothing left to do")
     ended = "SELECT node FROM agent WHERE restart = 0 AND exit_code IS NOT NULL"
     wait_until(lambda: project.runs() and project.query(ended) == [{"node": 0}], "its agent has ended")
