@@ -39,7 +39,7 @@ def test_the_wheel_alone_runs_the_example(wheel: Path, tmp_path: Path) -> None:
     where = environment.run("python", "-c", "import clusterduck; print(clusterduck.__file__)", cwd=tmp_path)
     assert Path(where.strip()).is_relative_to(environment.folder)
     version, launchers = environment.launchers(tmp_path)
-    assert version.startswith("1.3.")
+    assert version.startswith(("1.3.", "1.4."))
     assert {"ClusterduckLocalLauncher", "ClusterduckSlurmLauncher"} <= set(launchers)
 
     sweep = ("model=convnet,transformer", "+iteration=range(2)", "+platform=slurm_debug", "epochs=1")
