@@ -69,14 +69,14 @@ class Folded:
         read: how many bytes moved.
         journals: how many journals were looked at.
         problems: sentences on journals that were left alone.
-        more: whether time ran out before the journals' ends.
+        left: the journals whose ends were not reached before time ran out.
     """
 
     events: int = 0
     read: int = 0
     journals: int = 0
     problems: list[str] = field(default_factory=list)
-    more: bool = False
+    left: list[Path] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def fold_journals(
                 left = deque(path for path in dict.fromkeys([*left, *outrun]) if path not in failed)
             folding.release(MOST_HELD)
         folding.release(0)
-    folding.folded.more = bool(left)
+    folding.folded.left = list(left)
     return folding.folded
 
 

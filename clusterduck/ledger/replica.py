@@ -12,6 +12,7 @@ import secrets
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -207,6 +208,7 @@ class Replica:
     # --- opening
 
     def _open(self) -> sqlite3.Connection:
+        self._round: deque[tuple[Visit, list[Path] | None]] = deque()  # what the last look had no time for
         folder = self.path.parent
         try:
             make_private_folder(folder.parent)
@@ -332,18 +334,18 @@ class Replica:
         folded_events = journals = 0
         closed: list[str] = []
         problems: list[str] = []
-        more = False
         try:
             owner = LedgerPaths(self.ledger).owner
-            visits = discovery.due(self.connection, self.ledger, self._clock(), look_at)
+            if budget_s is None or not self._round:
+                visits = discovery.due(self.connection, self.ledger, self._clock(), look_at)
+                self._round = deque((visit, None) for visit in visits)
         except OSError as error:
             return FoldReport(problems=(f"The project's sweeps cannot be listed: {error}",))
-        for visit in visits:
-            if more or (journals and is_time_up()):
-                more = True
-                break
+        while self._round and not (journals and is_time_up()):
+            visit, paths = self._round.popleft()
             try:
-                paths = discovery.open_journals(self.connection, visit, owner)
+                if paths is None:
+                    paths = discovery.open_journals(self.connection, visit, owner)
             except FileNotFoundError:
                 continue  # the sweep's folder was deleted; what the ledger knows of it stays
             except (OSError, UnsafePathError) as error:
@@ -363,9 +365,12 @@ class Replica:
             folded_events += folded.events
             journals += folded.journals
             problems += folded.problems
-            more = folded.more
-            if visit.is_whole and not more:
+            if folded.left:  # the next look begins there, so that the last journals have their turn, too
+                self._round.appendleft((visit, folded.left))
+                break
+            if visit.is_whole:
                 discovery.note(self.connection, visit, self._clock())
+        more = bool(self._round)
         if not more:
             self._make_indexes()
         problems += self._on_what_is_missing(closed)

@@ -256,7 +256,7 @@ def test_an_event_with_values_of_the_wrong_kind_stops_its_journal_only(
         torn.holds(torn.lines[0] + torn.lines[1] + journal.encode(wrong) + b"".join(torn.lines[2:]))
         together = fold_all(replica, sweep, [others[0], torn.path, others[1]], is_private)
     assert ["cannot be folded" in problem for problem in together.problems] == [True]
-    assert together.journals == 3 and not together.more
+    assert together.journals == 3 and not together.left
     alone = empty()
     fold_all(alone, sweep, others)
     torn.holds(torn.lines[0] + torn.lines[1])

@@ -387,7 +387,7 @@ def test_journals_folded_in_turns_give_the_same_tables(
             folded = fold.fold_journals(
                 replica, sweep.sweep, sweep.paths.root, [path], clock=time.time, is_time_up=lambda: True
             )
-            if not folded.more:
+            if not folded.left:
                 left.remove(path)
             assert kept_counts(replica, sweep.sweep) == recount(replica, sweep.sweep)
     assert tables(replica) == tables(whole)
@@ -423,7 +423,7 @@ def test_journals_folded_into_a_file_that_nobody_reads_give_the_same_tables(
             is_time_up=lambda: False,
             is_private=True,
         )
-    assert not folded.problems and not folded.more
+    assert not folded.problems and not folded.left
     assert tables(private) == tables(whole)
     private.close()
     whole.close()

@@ -432,6 +432,27 @@ def test_a_budget_stops_it_and_says_so(sweep: SweepBuilder, monkeypatch: pytest.
         assert completed(replica) == 7
 
 
+def test_each_journal_has_its_turn_however_little_time_there_is(tmp_path: Path) -> None:
+    """On a slow file system, those without news take all the time of a look."""
+    sweeps = [SweepBuilder(tmp_path, name) for name in ("train-aa2de", "train-bb3fg")]
+    for sweep in sweeps:
+        sweep.write(sweep.launch_journal(), sweep.launch(20, batches=10), close=False)
+        for batch in range(10):
+            started = [sweep.agent_started(sweep.start + 10, "node1")]
+            sweep.write(sweep.agent_journal(f"0-{batch}"), started, close=False)
+    with Replica.open(sweeps[0].ledger) as replica:
+        assert replica.catch_up().journals == 22
+        for sweep in sweeps:
+            run = sweep.started(sweep.start + 20, 18)
+            sweep.write(sweep.agent_journal("0-9"), [run], close=False)
+        looks = 0
+        while replica.catch_up(budget_s=0).more:
+            looks += 1
+            assert looks < 25
+        states = replica.connection.execute("SELECT state FROM run WHERE number = 18").fetchall()
+        assert states == [("RUNNING",)] * 2
+
+
 def test_one_journals_problem_is_said_and_the_others_go_on(sweep: SweepBuilder) -> None:
     newer = events.JournalOpened(version=events.VERSION + 1, sweep=sweep.sweep, writer="cancel")
     sweep.act_journal("newer").write_bytes(journal.encode(newer))
