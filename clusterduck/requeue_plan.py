@@ -10,18 +10,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clusterduck import standing
-from clusterduck.errors import ConfigError
+from clusterduck.errors import ClusterduckError, ConfigError
 from clusterduck.launch import owner
 from clusterduck.launch.again import Launched, launched
 from clusterduck.ledger import heard, queries, times
 from clusterduck.ledger.queries import Run
 from clusterduck.model import FAILED_STATES, AgentId, Attempt, State
 from clusterduck.paths import SweepPaths
+from clusterduck.queue import Queue
 from clusterduck.slurm.jobs import JobStatus
 from clusterduck.standing import Standing
 
 #: An agent that was not heard of for so many seconds is not counted on. Clocks of hosts differ, and reports may stall.
 SILENT_S = 120.0
+
+#: Whoever sends runs again has said after so many seconds which jobs they go to, or has died meanwhile.
+SENDING_S = 20.0
 
 _FAILED = tuple(state.value for state in FAILED_STATES)
 
@@ -256,11 +260,14 @@ def _choose(connection: sqlite3.Connection, now: Standing, wish: Wish) -> tuple[
     states = {*wish.states, *(_FAILED if wish.unfinished else ())}
     interrupted = standing.interrupted(connection, now.sweep) if wish.unfinished else set()
     more = {*interrupted, *(unattended if wish.unfinished else ())}
+    being_sent = _being_sent(connection, now)
     chosen, skipped = [], []
     for run in _looked_at(connection, now.sweep, wanted, states, more):
         why = None
         if run.launch is None:
             why = "the journal of its launch has not been read yet"
+        elif run.number in being_sent:
+            why = f"already requeued by {being_sent[run.number]}"
         elif run.number in unattended:
             if wish.unfinished or by_name or State.PENDING.value in states:
                 chosen.append(_again(run, now))
@@ -277,9 +284,33 @@ def _choose(connection: sqlite3.Connection, now: Standing, wish: Wish) -> tuple[
             if number == 1 and str(Attempt(run.number, 1)) in now.claimed:  # by an agent that never started it
                 number = 2
             chosen.append(Chosen(run, Attempt(run.number, number)))
-        elif wanted is not None:
+        elif wanted is not None or run.number in being_sent:
             skipped.append(Skipped(now.sweep, run.number, why))
     return chosen, skipped
+
+
+def _being_sent(connection: sqlite3.Connection, now: Standing) -> dict[int, str]:
+    """The runs that somebody is just sending again, and who: requeued a moment ago, and in no job's list yet."""
+    since = times.to_text(time.time() - SENDING_S)
+    acts = "SELECT 1 FROM act WHERE sweep = ? AND kind = 'requeue' AND at >= ? LIMIT 1"
+    if connection.execute(acts, (now.sweep, since)).fetchone() is None:
+        return {}
+    listed = {pair for batch in now.batches for pair in batch.attempts}
+    queue = Queue(now.paths.queue)
+    found = {}
+    for attempt in (now.attempt(run) for run in now.unattended if run in now.later):
+        if (attempt.run, attempt.number) in listed or str(attempt) in now.claimed:
+            continue
+        try:
+            entry = queue.read(attempt)
+        except FileNotFoundError:
+            found[attempt.run] = "somebody else"  # who has said so, and is putting it there
+            continue
+        except (ClusterduckError, OSError):
+            continue
+        if entry.kind == "person" and abs(time.time() - entry.at) < SENDING_S:
+            found[attempt.run] = entry.by
+    return found
 
 
 def _looked_at(

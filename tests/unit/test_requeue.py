@@ -321,6 +321,7 @@ def test_killed_at_any_step_nothing_is_lost_or_executed_twice(
         with pytest.raises(Killed):
             send(sweep, replica, runs=[1, 7])
     monkeypatch.setattr("clusterduck.standing.SUBMITTING_S", 0.0)
+    monkeypatch.setattr("clusterduck.requeue_plan.SENDING_S", 0.0)
     send(sweep, replica, unfinished=True)
     states = sweep.states(replica)
     assert {states[run][0] for run in (1, 7)} == {"PENDING"}
@@ -334,6 +335,29 @@ def test_killed_at_any_step_nothing_is_lost_or_executed_twice(
         earlier = [Attempt(run, number) for number in range(1, attempt.number)]
         assert set(earlier) <= taken, "no earlier attempt can begin"
         assert attempt not in taken
+
+
+@pytest.mark.parametrize("put", [0, 1])
+def test_what_somebody_is_just_sending_is_left_to_them_for_some_seconds(
+    sweep: ActsSweep, replica: Replica, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, put: int
+) -> None:
+    """On record, or even in the queue, and in no job's list yet."""
+
+    def stop(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((Queue, "put", stop) if not put else (requeue._Act, "_offer", stop)))
+        patch.setattr(again.Again, "close", lambda self: None)
+        with pytest.raises(Killed):
+            send(sweep, replica, runs=[1])
+    for wish in ({"runs": [1]}, {"unfinished": True}):
+        report = send(sweep, replica, **wish)
+        assert 1 not in [one.run for one in report.sent]
+        whose = identity.user_at_host() if put else "somebody else"
+        assert f"already requeued by {whose}" in [each.why for each in report.skipped if each.run == 1]
+    monkeypatch.setattr("clusterduck.requeue_plan.SENDING_S", 0.0)
+    assert [one.run for one in send(sweep, replica, runs=[1]).sent] == [1]
 
 
 def test_what_cannot_be_carried_out_is_said_before_anything_is_done(
