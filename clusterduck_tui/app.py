@@ -126,6 +126,8 @@ class Dashboard(App[None]):
         for sweep in message.sweeps:
             known.new_failures(sweep)
         ids = [sweep.id for sweep in message.sweeps]
+        if known.has_chosen:
+            self._wanted = None
         if self._wanted is not None and ids:
             self._choose_wanted(message.sweeps)
         elif known.chosen not in ids or not (known.is_caught_up or known.has_chosen):
@@ -133,18 +135,19 @@ class Dashboard(App[None]):
         self.main.show_known()
 
     def _choose_wanted(self, sweeps: Sequence[Sweep]) -> None:
-        """The sweep that was named on the command line, as soon as there is one of that name."""
+        """The sweep that was named on the command line, or the newest if there is none; for good once all is read."""
         assert self._wanted is not None
         ids = [sweep.id for sweep in sweeps]
+        trouble = None
         try:
             chosen = queries.resolve_among(ids, self._wanted)
         except NotFoundError as error:
-            if not self.known.is_caught_up:
-                self.main.choose(self.known.chosen if self.known.chosen in ids else ids[0])
-                return  # it may still come
-            self.notify(str(error), severity="warning", markup=False, timeout=10)
-            chosen = self.known.chosen or ids[0]
-        self._wanted = None
+            chosen, trouble = ids[0], str(error)
+        if self.known.is_caught_up:
+            self._wanted = None
+            self.known.has_chosen = trouble is None
+            if trouble is not None:
+                self.notify(trouble, severity="warning", markup=False, timeout=10)
         self.main.choose(chosen)
 
     @on(JobsRead)

@@ -403,7 +403,8 @@ class JobsWatch(threading.Thread):
             return
         self._post(NeglectRead(neglected(connection, [sweep.id for sweep in sweeps], jobs)))
         self._waiting = waiting
-        self._neglect_at = time.monotonic() + (time.monotonic() - begin) / NEGLECT_SHARE
+        pause = min((time.monotonic() - begin) / NEGLECT_SHARE, NEGLECT_INTERVAL_S)
+        self._neglect_at = time.monotonic() + pause
 
 
 def _but_rows(interest: Interest) -> Interest:

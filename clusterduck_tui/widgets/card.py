@@ -8,7 +8,7 @@ from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 
-from clusterduck.job_words import SILENT_S, silence
+from clusterduck.job_words import SILENT_S
 from clusterduck.ledger.overrides import as_dict
 from clusterduck.ledger.queries import SlotNow
 from clusterduck.wording import duration, ids, seconds_of, size, visible
@@ -32,7 +32,8 @@ def head(node: Node, now: float, width: int) -> Text:
     agent, slots = node.agent, node.slots
     busy = sum(slot.run is not None for slot in slots)
     ends_at = seconds_of(agent.ends_at)
-    quiet = silence(agent.heartbeat_at or agent.started_at)
+    heard_at = seconds_of(agent.seen_at or agent.heartbeat_at or agent.started_at)
+    quiet = 0.0 if heard_at is None else now - heard_at
     text = Text()
     text.append("▌", "blue")
     text.append(shortened(agent.host or "?", 24), BOLD)

@@ -49,7 +49,8 @@ class Overview(View):
 
     def __init__(self, known: Known, **options: Any) -> None:
         super().__init__(known, **options)
-        self._followed: str | None = None  # the choice that the cursor was last put on
+        self._moves = 0  # of the cursor, that the view has heard of
+        self._asked: str | None = None  # the choice that was asked for, until it is made
 
     def compose(self) -> ComposeResult:
         """The two tables."""
@@ -66,13 +67,11 @@ class Overview(View):
         width = max(60, self.size.width)
         table = self.part("sweeps", ListTable)
         columns, rows = _sweep_rows(self.known, width)
-        before = table.chosen
         table.show(columns, rows)
-        if table.chosen == self.known.chosen or table.chosen != before or before == self._followed:
-            self._followed = self.known.chosen
-            if self.known.chosen is not None:
-                table.choose(self.known.chosen)
-        # else somebody has just moved the cursor, and that choice is on its way
+        if self._asked == self.known.chosen:
+            self._asked = None
+        if table.moves == self._moves and self._asked is None:  # else somebody's choice is on its way
+            table.choose(self.known.chosen)
         batches = self.known.batches_of(self.known.chosen)
         alive = sum(batch.state in LIVE for batch in batches)
         sweep = self.known.sweep
@@ -86,8 +85,10 @@ class Overview(View):
 
     @on(WindowedTable.Moved, "#sweeps")
     def _choose(self, event: WindowedTable.Moved) -> None:
+        self._moves += 1
         name = event.table.chosen
         if isinstance(name, str):  # also the chosen one: another choice may be on its way
+            self._asked = name
             self.post_message(self.Wants("sweep", name))
 
     def sweep_meant(self) -> Sweep | None:

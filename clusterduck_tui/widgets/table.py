@@ -33,7 +33,14 @@ class Column:
 
 
 class WindowedTable(ScrollView, can_focus=True):
-    """Rows under headings, with a cursor."""
+    """Rows under headings, with a cursor.
+
+    Attributes:
+        columns: what stands in each row.
+        empty: what stands there if there is no row.
+        cursor: the row that the cursor is on.
+        moves: how often it was told that somebody moved the cursor.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1)", "Up", show=False),
@@ -84,6 +91,7 @@ class WindowedTable(ScrollView, can_focus=True):
         self.columns: tuple[Column, ...] = tuple(columns)
         self.empty = empty
         self.cursor = 0
+        self.moves = 0
 
     # --- what subclasses say
 
@@ -138,6 +146,7 @@ class WindowedTable(ScrollView, can_focus=True):
             self._refresh_row(before)
             self._refresh_row(row)
             if tell:
+                self.moves += 1
                 self.post_message(self.Moved(self))
 
     def _show_cursor(self) -> None:

@@ -93,7 +93,7 @@ def opened(project: Path) -> Open:
         async with app.run_test(size=size, notifications=True) as pilot:
             shown = Opened(app, pilot)
             if wait:
-                await until(lambda: bool(app.known.sweeps) and app.known.chosen is not None, pilot)
+                await until(lambda: app.known.is_caught_up and app.known.chosen is not None, pilot)
             yield shown
 
     return open_

@@ -19,6 +19,7 @@ from sqlite_utils import Database
 from clusterduck.ledger import schema
 from clusterduck.ledger.replica import Replica
 from clusterduck.paths import LedgerPaths
+from clusterduck_tui import feed
 
 
 async def test_no_ledger_yet_and_then_there_is_one(project: Path, opened: Open) -> None:
@@ -121,11 +122,12 @@ async def test_slurm_says_why_a_job_waits(project: Path, opened: Open, slurm: Sl
 
 
 async def test_slurm_hangs_and_quitting_does_not_wait_for_it(
-    live: SweepBuilder, opened: Open, slurm: Slurm, tmp_path: Path
+    live: SweepBuilder, opened: Open, slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slurm(f"echo $$ >{tmp_path}/asked; exec /bin/sleep 60")
+    monkeypatch.setattr(feed, "TIMEOUT_S", 600.0)
+    slurm(f"echo $$ >{tmp_path}/asked; exec /bin/sleep 600")
     async with opened() as it:
-        await it.fact((tmp_path / "asked").exists)
+        await it.fact(lambda: (tmp_path / "asked").exists() and bool((tmp_path / "asked").read_text()))
         await it.press("4")
         await it.see("R RUNNING")  # the screen does not wait
         await it.pilot.press("q")

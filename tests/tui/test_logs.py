@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from clusterduck.events import AttemptLocated
 from clusterduck_tui import logfile
 from clusterduck_tui.logfile import read_before, read_from, search, shown
+from clusterduck_tui.widgets.logview import LogView
 
 LINES = st.lists(st.binary(max_size=60).map(lambda line: line.replace(b"\n", b"")), max_size=40)
 
@@ -133,6 +134,8 @@ async def test_search_in_a_log_and_its_first_error(project: Path, opened: Open) 
         await it.press("slash")
         await it.pilot.press(*"second", "enter")
         await it.see("RuntimeError: second", "step 2001")
+        log = it.app.main.query_one("#log", LogView)
+        await it.fact(lambda: log._found is not None and log._rows[0].start < log._found)  # what is above is read later
         await it.press("k")
         await it.see("step 1999")
         await it.press("slash")
