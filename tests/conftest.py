@@ -16,6 +16,11 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.singleton import Singleton
 from hydra.version import VersionBase
+from hypothesis import settings
+
+# How long an example takes says something of the machine, not of what is tested.
+settings.register_profile("clusterduck", deadline=None)
+settings.load_profile("clusterduck")
 
 #: Variables of the person who runs the tests that would change what is tested, by their beginnings.
 _FOREIGN = ("CLUSTERDUCK_", "HYDRA_", "SLURM_", "SUBMITIT_", "SBATCH_", "CUDA_VISIBLE_DEVICES", "OMP_", "MKL_")

@@ -431,7 +431,7 @@ class Supervisor:
         beat = Heartbeat(
             time=round(clock.now(), 1),  # finer would only be longer, and a long sweep's journals are mostly heartbeats
             busy=len(self._attendance.groups()),
-            draining=self._state.draining,
+            draining=self._state.draining or self._finished,  # who is about to end has no room, either
             samples=readings,
         )
         self._writer.record([beat], sync=False)

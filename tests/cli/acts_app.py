@@ -26,7 +26,8 @@ def main(cfg: DictConfig) -> int:
     if how == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         child = subprocess.Popen(["sleep", "1000"])
-        (folder / "child").write_text(str(child.pid))
+        (folder / "child.new").write_text(str(child.pid))
+        (folder / "child.new").rename(folder / "child")
         how = "waits"
     while how == "waits" and not Path("go").exists():
         time.sleep(0.02)

@@ -302,7 +302,7 @@ def test_what_slurm_said_last_is_shown_with_its_age(own: Project) -> None:
     assert (running["job_state"], pending["job_state"], pending["job_reason"]) == ("RUNNING", "PENDING", "Priority")
     assert pending["job_state_as_of"] == iso(data["jobs"][1][3])
     assert 3723 - 7 * 60 - 60 < running["time_left_s"] <= 3723 - 7 * 60
-    assert "as of 7 min ago; Priority" in output and "UNKNOWN" not in output
+    assert re.search("as of [78] min ago; Priority", output) and "UNKNOWN" not in output
 
 
 ABSENT = ""

@@ -267,7 +267,7 @@ def test_a_signal_that_failed_is_told_where_nobody_was_heard_of(
     sweep: ActsSweep, replica: Replica, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "bin" / "scancel").write_text("#!/bin/sh\necho 'no controller' >&2; exit 1\n")
-    monkeypatch.setattr(cancel, "ACKNOWLEDGE_S", 1.0)
+    monkeypatch.setattr(cancel, "ACKNOWLEDGE_S", 5.0)
     sweep.live_agent(6, 7)
     report = do(sweep, replica, 6)
     assert [run.state for run in report.unanswered] == ["RUNNING"]

@@ -15,9 +15,11 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from strangers import STRANGER, as_stranger, import_all, umask
 
@@ -66,6 +68,10 @@ def project() -> Iterator[Path]:
     with umask(0o022):
         done = subprocess.run(command, cwd=project, env=environ, capture_output=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr
+    deadline = time.monotonic() + 120
+    while any(str(place) in str(process.info) for process in psutil.process_iter(["cmdline"])):
+        assert time.monotonic() < deadline, "the agent, which publishes once more at its end, has not ended"
+        time.sleep(0.05)
     yield project
     shutil.rmtree(place)
 
@@ -150,7 +156,7 @@ def test_a_member_s_dashboard_only_reads(there: Path) -> None:
             return f"{app.known.read_only} {[sweep.counts['COMPLETED'] for sweep in app.known.sweeps]}"
 
     def act() -> None:
-        told.write_text(asyncio.run(asyncio.wait_for(seen(), 20)))
+        told.write_text(asyncio.run(asyncio.wait_for(seen(), 120)))
 
     others = set(threading.enumerate())
     act()
