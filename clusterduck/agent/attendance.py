@@ -162,7 +162,8 @@ class Attendance:
     def hear_server(self) -> None:
         """Take what the fork server has to say."""
         messages = self._starter.receive(
-            lambda: [each for each in self.running.values() if each.pid is None], lambda: list(self.groups().values())
+            lambda: [each for each in self.running.values() if each.pid is None],
+            lambda: [each for each in self.running.values() if each.pid is not None and each.ended is None],
         )
         self.take_reports()  # what a run said comes before the news that it ended
         for message in messages:

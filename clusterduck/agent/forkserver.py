@@ -8,6 +8,7 @@ every run's process group and ends. It never waits for the shared file system.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -120,19 +121,34 @@ class _Server:
         return self._start(message)
 
     def _start(self, message: dict[str, Any]) -> dict[str, Any] | None:
-        """Start a run: let the process that was prepared for it begin, or fork one."""
+        """Start a run: let the process that was prepared for it begin, or fork one.
+
+        It begins once the agent has been told: if we die between, it ends, and nobody else begins it.
+        """
         attempt = message["attempt"]
-        pid = self._let_begin(attempt)
-        if pid is None:
+        standby = self._prepared_for(attempt)
+        if standby is None:
+            reader, writer = os.pipe()
             try:
                 pid = os.fork()
             except OSError as error:
+                os.close(reader)
+                os.close(writer)
                 self._tell({"did": "refused", "attempt": attempt, "error": str(error)})
                 return None
-        if pid == 0:
-            return self._order(message)
-        self._runs[pid] = attempt
-        self._tell({"did": "started", "attempt": attempt, "pid": pid})
+            if pid == 0:
+                os.close(writer)
+                if not os.read(reader, 1):
+                    os._exit(0)  # the server is gone
+                os.close(reader)
+                return self._order(message)
+            os.close(reader)
+            self._runs[pid] = attempt
+            standby = _Standby(pid, writer)
+        self._tell({"did": "started", "attempt": attempt, "pid": standby.pid})
+        with contextlib.suppress(BrokenPipeError):  # it has died meanwhile, as its end will tell
+            os.write(standby.gate, b"!")
+        os.close(standby.gate)
         return None
 
     def _stand_by(self, message: dict[str, Any]) -> dict[str, Any] | None:
@@ -160,19 +176,14 @@ class _Server:
             os.close(standby.gate)
         return {**self._common, **message}
 
-    def _let_begin(self, attempt: str) -> int | None:
-        """Open the gate of the process that was prepared for an attempt. None if there is none any more."""
+    def _prepared_for(self, attempt: str) -> _Standby | None:
+        """The process that was prepared for an attempt; None if there is none any more."""
         standby = self._standbys.pop(attempt, None)
-        if standby is None:
-            return None
-        try:
-            os.write(standby.gate, b"!")
-        except BrokenPipeError:
-            del self._runs[standby.pid]
-            return None
-        finally:
-            os.close(standby.gate)
-        return standby.pid
+        if standby is None or os.waitid(os.P_PID, standby.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            return standby
+        os.close(standby.gate)
+        del self._runs[standby.pid]
+        return None
 
     def _dismiss(self, attempt: str) -> None:
         """Have the process that was prepared for an attempt end without a trace."""

@@ -115,7 +115,7 @@ class ForkServer:
             except BlockingIOError:
                 return found
             except ConnectionResetError:
-                data = b""
+                continue  # it died before it had read all, which comes before what it said last (unix(7))
             if not data:
                 return found or None
             found.append(json.loads(data))

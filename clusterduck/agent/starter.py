@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from clusterduck.agent.process import ForkServer
+from clusterduck.agent.process import ForkServer, children
 from clusterduck.agent.running import Running
 
 #: How many times in a row the fork server may die before it has loaded a payload.
@@ -98,12 +98,15 @@ class Starter:
         self._waiting.remove(running)
         return True
 
-    def receive(self, unstarted: Callable[[], list[Running]], started: Callable[[], list[int]]) -> list[dict[str, Any]]:
+    def receive(
+        self, unstarted: Callable[[], list[Running]], started: Callable[[], list[Running]]
+    ) -> list[dict[str, Any]]:
         """What the server has to say of runs: messages that they ``started``, ``ended``, or were ``refused``.
 
         Args:
             unstarted: tells which runs it was told to start and has not reported; a new server is told again.
-            started: tells which process groups run; a new server kills those of an earlier one, too, when we die.
+            started: tells which runs it has started that have not ended. Those whose processes are gone have ended
+                without its word; a new server kills those of an earlier one, too, when we die.
         """
         messages = self._server.receive()
         if messages is None:
@@ -139,24 +142,30 @@ class Starter:
         self._attach(server, True)
         return server
 
-    def _replace(self, unstarted: list[Running], started: list[int]) -> list[dict[str, Any]]:
+    def _replace(self, unstarted: list[Running], started: list[Running]) -> list[dict[str, Any]]:
         self._attach(self._server, False)
         self._server.close()
         self._server.process.wait()
+        ours = set(children())  # its children are ours now, also those that have ended
+        gone = [running for running in started if running.pid not in ours]
+        ended: list[dict[str, Any]] = [
+            {"did": "ended", "attempt": str(running.attempt), "status": None} for running in gone
+        ]
         self._failures += not self._prepared
         launches, self._asked_to_prepare = self._asked_to_prepare, set()
         self._prepared = set()
         if self._failures >= TRIES:
             self.broken = True
             self._waiting = []
-            return self._refuse(unstarted, "the fork server ends as soon as it is started; the job's log has its words")
+            words = "the fork server ends as soon as it is started; the job's log has its words"
+            return [*ended, *self._refuse(unstarted, words)]
         self._waiting += [running for running in unstarted if running not in self._waiting]
         self._server = self._new_server()
-        self._send({"do": "mind", "pids": started})
+        self._send({"do": "mind", "pids": [running.pid for running in started if running not in gone]})
         self._say("the fork server died; its runs go on, a new one is started")
         for launch in launches:
             self.prepare(launch)
-        return []
+        return ended
 
     def _start_waiting(self, launch: int) -> None:
         for running in self._forget_waiting(launch):

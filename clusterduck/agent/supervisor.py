@@ -192,9 +192,9 @@ class Supervisor:
 
     def _reassure(self) -> None:
         postponed, self._postponed = self._postponed, []
-        self._decide(decisions.Reassured())
-        for action in postponed:
+        for action in postponed:  # first: that a run failed may mean that more is to be done, or nothing more
             action()
+        self._decide(decisions.Reassured())
 
     def _step_down(self) -> None:
         """End, and at once: whatever a run still wrote might be over what its successor has written."""

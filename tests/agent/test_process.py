@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -137,6 +139,19 @@ def test_a_fork_server_that_is_only_starting_survives_what_slurm_sends() -> None
     server.close()
     assert server.process.wait(60) == 0
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()), "what came for us meanwhile has come"
+
+
+def test_what_a_fork_server_said_before_it_died_is_heard_though_it_had_not_heard_all() -> None:
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    server = object.__new__(ForkServer)
+    server._connection, server._unsent = ours, deque()
+    server.send({"do": "start"})
+    its.send(b'{"did": "ended"}')
+    its.close()
+    assert server.receive() == [{"did": "ended"}]
+    assert server.receive() is None
+    server.close()
 
 
 def test_whether_a_process_handles_a_signal() -> None:
