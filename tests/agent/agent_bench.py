@@ -58,9 +58,14 @@ def main(cfg):
         others = 3 if int(attempt) < 3 else 0
         while sum(f"begun {attempt}\\n" in path.read_text() for path in Path().glob("done-*")) <= others:
             time.sleep(0.02)
+        wait_for(f"known-{attempt}")
         status = Path(f"/proc/{os.getppid()}/stat").read_text()
         os.kill(int(status.rpartition(")")[2].split()[1]), signal.SIGKILL)
         wait_for("never")
+    elif cfg.how == "waits_and_fails_once":
+        wait_for("go")
+        if attempt == "1":
+            raise ValueError("the first time")
     elif cfg.how == "fails":
         raise ValueError("as told")
     elif cfg.how == "fails_once" and attempt == "1":
@@ -73,6 +78,9 @@ if __name__ == "__main__":
 """
 
 T = TypeVar("T")
+
+#: An agent has ended after so many seconds, or never will: at its end it publishes, at low priority, for a minute.
+PATIENCE_S = 300.0
 
 
 def until(condition: Callable[[], T], what: str, seconds: float = 60.0) -> T:
@@ -164,12 +172,20 @@ class Bench:
         (self.folder / "go").touch()
 
     def wait(self, agent: subprocess.Popen[str]) -> int:
-        return agent.wait(60)
+        return agent.wait(PATIENCE_S)
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    """Its command line; empty if it has ended, as an errand does at any moment."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
 
 
 def fork_server_of(agent: subprocess.Popen[str]) -> psutil.Process:
     def find() -> list[psutil.Process]:
         children = psutil.Process(agent.pid).children()
-        return [child for child in children if "clusterduck.agent.forkserver" in child.cmdline()]
+        return [child for child in children if "clusterduck.agent.forkserver" in command_of(child)]
 
     return until(find, "there is a fork server")[0]

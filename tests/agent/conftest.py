@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from agent_bench import APP, Bench
+from agent_bench import APP, PATIENCE_S, Bench
 
 
 @pytest.fixture
@@ -16,4 +16,4 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     for agent in bench.agents:
         if agent.poll() is None:
             agent.terminate()
-            agent.wait(60)
+            agent.wait(PATIENCE_S)

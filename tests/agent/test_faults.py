@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import signal
+import time
+from collections.abc import Collection
 from typing import Any
 
 import psutil
-from agent_bench import APP, Bench, fork_server_of, until
+import pytest
+from agent_bench import APP, PATIENCE_S, Bench, fork_server_of, until
 
 from clusterduck import journal
+from clusterduck.agent import fence
 from clusterduck.events import (
     AgentEnded,
     Asked,
@@ -39,6 +43,57 @@ def test_runs_survive_their_fork_server_and_others_are_started_by_a_new_one(benc
     assert all((bench.folder / f"done-{run}").read_text() == "begun 1\n" for run in range(4))
 
 
+#: Kills the fork server, once, when it is about to tell the agent something that has the words given.
+DIES_BEFORE_TELLING = """
+import os, signal, socket, sys
+if "clusterduck.agent.forkserver" in open("/proc/self/cmdline").read().split("\\0"):
+    def send(self, data, *flags, real=socket.socket.send):
+        if os.environ["DIES_AT"].encode() in data and not os.path.exists("has-died"):
+            open("has-died", "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(self, data, *flags)
+    socket.socket.send = send
+"""
+
+
+@pytest.mark.parametrize("moment", ["started", "ended"])
+def test_a_fork_server_that_dies_between_doing_and_telling(bench: Bench, moment: str) -> None:
+    bench.plan("returns", "returns")
+    (bench.folder / "sitecustomize.py").write_text(DIES_BEFORE_TELLING)
+    environ = {"PYTHONPATH": str(bench.folder), "DIES_AT": f'"did": "{moment}"'}
+    assert bench.wait(bench.start(slots=1, environ=environ)) == 0
+    assert (bench.folder / "has-died").exists()
+    assert [bench.ended(run).state for run in range(2)] == ["COMPLETED", "COMPLETED"]
+    assert [(bench.folder / f"done-{run}").read_text() for run in range(2)] == ["begun 1\n"] * 2
+
+
+def stand_still_while_the_first_run_fails(bench: Bench, **settings: Any) -> int:
+    """An agent's exit code that was stopped while a run failed, so long that it doubts whether its job is its own."""
+    agent = bench.start(slots=1, **settings)
+    bench.running(0)
+    agent.send_signal(signal.SIGSTOP)
+    stopped = time.monotonic()
+    bench.go()
+    until(bench.sweep.result(Attempt(0, 1)).exists, "the run fails")
+    until(lambda: time.monotonic() > stopped + fence.LAPSE_S + 0.5, "it stands still for that long")
+    agent.send_signal(signal.SIGCONT)
+    return bench.wait(agent)
+
+
+def test_a_failure_that_is_heard_of_in_doubt_is_retried(bench: Bench) -> None:
+    bench.plan("waits_and_fails_once")
+    assert stand_still_while_the_first_run_fails(bench, max_retries=1, retry_on=["FAILED"]) == 1
+    assert "stood still" in bench.log()
+    assert bench.ended(0, 2).state == "COMPLETED"
+
+
+def test_a_failure_that_is_heard_of_in_doubt_counts_before_another_run_is_started(bench: Bench) -> None:
+    bench.plan("waits_and_fails_once", "returns", "returns")
+    assert stand_still_while_the_first_run_fails(bench, max_failures=1) == 1
+    assert "stood still" in bench.log()
+    assert [e.run for e in bench.events(AttemptStarted)] == [0]
+
+
 def test_no_run_outlives_an_agent_that_is_killed_after_its_fork_server(bench: Bench) -> None:
     bench.plan("waits", "stubborn")
     agent = bench.start(slots=2)
@@ -46,7 +101,7 @@ def test_no_run_outlives_an_agent_that_is_killed_after_its_fork_server(bench: Be
     fork_server_of(agent).kill()
     until(lambda: "a new one is started" in bench.log(), "the death of the fork server is noticed")
     agent.kill()
-    agent.wait(60)
+    agent.wait(PATIENCE_S)
     until(lambda: not any(psutil.pid_exists(pid) for pid in pids), "the runs are gone")
 
 
@@ -66,7 +121,7 @@ def test_no_run_outlives_an_agent_that_is_killed(bench: Bench) -> None:
     agent = bench.start(slots=2)
     pids = [bench.running(0), bench.running(1)]
     agent.kill()
-    agent.wait(60)
+    agent.wait(PATIENCE_S)
     until(lambda: not any(psutil.pid_exists(pid) for pid in pids), "the runs are gone")
     assert bench.events(AttemptEnded) == []
 
@@ -114,10 +169,19 @@ def test_a_started_again_job_goes_on_with_what_it_left_unfinished_and_repeats_no
 
 def test_what_kills_its_agent_again_and_again_is_found_out_and_the_runs_beside_it_complete(bench: Bench) -> None:
     bench.plan("waits", "waits", "waits", "kills_agent", "returns")
-    for _ in range(2):
-        assert bench.wait(bench.start(slots=4, stop_run=4)) == -signal.SIGKILL
+
+    def begin(attempt: int, runs: Collection[int], **settings: Any) -> int:
+        """The exit code of an agent that is killed once it has reported that these have begun."""
+        agent = bench.start(slots=4, **settings)
+        for run in runs:
+            bench.running(run, attempt)
+        (bench.folder / f"known-{attempt}").touch()
+        return bench.wait(agent)
+
+    for attempt in (1, 2):
+        assert begin(attempt, range(4), stop_run=4) == -signal.SIGKILL
     bench.go()
-    assert bench.wait(bench.start(slots=4)) == -signal.SIGKILL, "once more, alone"
+    assert begin(3, [3]) == -signal.SIGKILL, "once more, alone"
     assert bench.wait(bench.start(slots=4)) == 0
     end = bench.ended(3, 3)
     assert (end.state, "lost 3 times" in end.reason) == ("FAILED", True)
@@ -147,7 +211,7 @@ def test_a_result_that_was_written_counts_though_its_agent_died(bench: Bench) ->
     results = [bench.sweep.result(Attempt(run, 1)) for run in (0, 1)]
     until(lambda: all(path.exists() for path in results), "both results are written")
     agent.kill()
-    agent.wait(60)
+    agent.wait(PATIENCE_S)
     second = bench.start(slots=2)
     assert bench.wait(second) == 0
     assert [bench.ended(run).state for run in (0, 1)] == ["COMPLETED", "COMPLETED"]
@@ -209,7 +273,7 @@ def test_a_drained_job_that_slurm_starts_again_takes_no_more_either(bench: Bench
     act.append([Asked(kind="drain", user="me", host="host", batches=["0-0"])])
     act.close()
     agent.kill()
-    agent.wait(60)
+    agent.wait(PATIENCE_S)
     again = bench.start(slots=1)
     assert bench.wait(again) == 0
     assert "me@host asks to drain" in bench.log()
@@ -254,13 +318,13 @@ def test_what_a_run_started_does_not_outlive_an_agent_that_is_killed(bench: Benc
     told = bench.folder / "child-0"
     until(lambda: told.exists() and told.read_text(), "the run has a child in a session of its own")
     agent.kill()
-    agent.wait(60)
+    agent.wait(PATIENCE_S)
     until(lambda: not psutil.pid_exists(int(told.read_text())), "the child is gone")
 
 
 def test_what_the_time_limit_does_not_let_end_is_timed_out(bench: Bench) -> None:
     bench.plan("waits", "returns")
-    agent = bench.start(slots=1, timeout_min=0.2, signal_delay_s=4)  # seven seconds are left of twelve
+    agent = bench.start(slots=1, timeout_min=0.5, signal_delay_s=4)  # 25 seconds are left of thirty
     bench.running(0)
     assert bench.wait(agent) == 1
     end = bench.ended(0)
@@ -271,7 +335,7 @@ def test_what_the_time_limit_does_not_let_end_is_timed_out(bench: Bench) -> None
 
 def test_a_timed_out_job_asks_to_be_started_again_as_often_as_it_may_and_goes_on(bench: Bench) -> None:
     bench.plan("waits", "returns")
-    limits: dict[str, Any] = {"timeout_min": 0.2, "signal_delay_s": 4, "max_num_timeout": 1}
+    limits: dict[str, Any] = {"timeout_min": 0.4, "signal_delay_s": 4, "max_num_timeout": 1}
     first = bench.start(slots=1, **limits)
     bench.running(0)
     assert bench.wait(first) == 144  # submitit's local executor starts it again

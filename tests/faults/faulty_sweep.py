@@ -159,13 +159,13 @@ class FaultySweep:
         self.go()
         if self.agent is not None and self.agent.poll() is None:
             self.agent.terminate()
-            self.agent.wait(60)
+            self.agent.wait(300)
         if self.replica is not None:
             self.replica.close()
 
     # --- what is waited for
 
-    def until(self, condition: Callable[[], T], what: str, seconds: float = 60.0) -> T:
+    def until(self, condition: Callable[[], T], what: str, seconds: float = 180.0) -> T:
         """Wait for a fact, and fold what is reported meanwhile."""
         assert self.replica is not None
         end = time.monotonic() + seconds

@@ -120,7 +120,7 @@ def only_sweep(ledger: Path) -> SweepPaths:
     return SweepPaths(root)
 
 
-def wait_for(fact: Callable[[], Any], seconds: float = 20.0) -> Any:
+def wait_for(fact: Callable[[], Any], seconds: float = 180.0) -> Any:
     until = time.monotonic() + seconds
     while not (found := fact()):
         assert time.monotonic() < until, "waited in vain"
