@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -130,17 +131,20 @@ class Sweep:
             log.info(line)
         launch, jobs = self._submit(first, runs, planned)
         self._next_run = first + len(runs)
+        with self._detaching(jobs):
+            register.publish(self._ledger)
+            if jobs:
+                log.info(
+                    "Submitted %s. Follow with %s, stop with %s.",
+                    show.job_names(jobs),
+                    show.how_to_follow(self._sweep),
+                    show.how_to_stop(self._options, jobs),
+                )
+            if not self._options.wait_for_completion:
+                return [SubmittedRun(overrides=run) for run in runs]
+            answers = self._wait(launch, first, runs, planned)
         register.publish(self._ledger)
-        if jobs:
-            log.info(
-                "Submitted %s. Follow with %s, stop with %s.",
-                show.job_names(jobs),
-                show.how_to_follow(self._sweep),
-                show.how_to_stop(self._options, jobs),
-            )
-        if not self._options.wait_for_completion:
-            return [SubmittedRun(overrides=run) for run in runs]
-        return self._wait(launch, first, runs, planned, jobs)
+        return answers
 
     def _begin_anew(self) -> None:
         """A sweeper began to number its runs anew: what follows is a sweep of its own in the same folder."""
@@ -297,23 +301,25 @@ class Sweep:
             os.chmod(self._sweep_dir, self._mode)
         return paths
 
-    def _wait(
-        self, launch: int, first: int, runs: list[list[str]], planned: Sequence[plan.Batch], jobs: Sequence[str]
-    ) -> list[JobReturn]:
+    def _wait(self, launch: int, first: int, runs: list[list[str]], planned: Sequence[plan.Batch]) -> list[JobReturn]:
         assert self._paths is not None
         self._watch = self._watch or Watch(self._paths)
-        progress = self._progress(self._sweep)
+        return Collector(
+            watch=self._watch,
+            sweep=self._sweep,
+            launch=launch,
+            first=first,
+            overrides=runs,
+            batches=planned,
+            ledger=self._ledger,
+            progress=self._progress(self._sweep),
+        ).wait()
+
+    @contextmanager
+    def _detaching(self, jobs: Sequence[str]) -> Iterator[None]:
+        """Whoever presses Ctrl-C now, since the jobs are submitted, leaves them to themselves, and is told so."""
         try:
-            answers = Collector(
-                watch=self._watch,
-                sweep=self._sweep,
-                launch=launch,
-                first=first,
-                overrides=runs,
-                batches=planned,
-                ledger=self._ledger,
-                progress=progress,
-            ).wait()
+            yield
         except KeyboardInterrupt:
             log.warning(
                 "Detached from the sweep %s; its jobs go on. Follow with %s, stop with %s.",
@@ -322,8 +328,6 @@ class Sweep:
                 show.how_to_stop(self._options, jobs),
             )
             raise SystemExit(130) from None
-        register.publish(self._ledger)
-        return answers
 
     def _give_back_unused(self, process: int) -> None:
         if self._paths is None and os.getpid() == process:

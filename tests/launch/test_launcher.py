@@ -209,6 +209,25 @@ def test_ctrl_c_detaches_and_leaves_the_jobs_running(script: Path, own_ledger: P
     assert wait_for(lambda: len(found := ended_runs(paths)) == 2 and found) == {0: "COMPLETED", 1: "COMPLETED"}
 
 
+def test_ctrl_c_while_the_ledger_is_published_detaches_too(
+    script: Path, own_ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook" / "sitecustomize.py").write_text(
+        "import pathlib, time\n"
+        "from clusterduck.launch import register\n"
+        f"register.publish = lambda *_: pathlib.Path({str(tmp_path / 'publishing')!r}).touch() or time.sleep(600)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "hook"))
+    process = subprocess.Popen(command(script, "lr=1"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_for((tmp_path / "publishing").exists)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=180)
+    assert process.returncode == 130
+    assert "its jobs go on" in said and "Traceback" not in said
+    assert wait_for(lambda: ended_runs(only_sweep(own_ledger))) == {0: "COMPLETED"}
+
+
 def test_two_sweeps_at_once_in_one_folder(script: Path, own_ledger: Path, tmp_path: Path) -> None:
     """Exactly one goes on; the other is refused before Hydra writes anything, and names it."""
     gate = tmp_path / "gate"
@@ -233,6 +252,8 @@ def test_two_sweeps_at_once_in_one_folder(script: Path, own_ledger: Path, tmp_pa
 
 def test_a_finished_sweeps_folder_is_used_again(script: Path, own_ledger: Path) -> None:
     assert run(script, WAIT, "lr=1").returncode == 0
+    (controller,) = controllers(only_sweep(own_ledger))
+    wait_for(lambda: began(controller) is None)
     assert run(script, WAIT, "lr=2").returncode == 0
     assert len(LedgerPaths(own_ledger).sweep_roots()) == 2
 
