@@ -16,10 +16,10 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.singleton import Singleton
 from hydra.version import VersionBase
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # How long an example takes says something of the machine, not of what is tested.
-settings.register_profile("clusterduck", deadline=None)
+settings.register_profile("clusterduck", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("clusterduck")
 
 #: Variables of the person who runs the tests that would change what is tested, by their beginnings.

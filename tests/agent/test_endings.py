@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agent_bench import PATIENCE_S, until
 
 from clusterduck.events import AgentEnded, AttemptEnded, AttemptLocated, Event
 from clusterduck.journal import read
@@ -79,14 +80,20 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sweep]:
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])},
         text=True,
         capture_output=True,
-        timeout=180,
+        timeout=600,
         check=False,
     )
     assert (folder / "out" / HIDDEN).is_dir(), launcher.stderr
     roots = [entry for entry in (folder / "out" / HIDDEN).iterdir() if entry.is_dir() and not entry.is_symlink()]
     assert len(roots) == 1, launcher.stderr
     paths = SweepPaths(roots[0])
-    events = [event for path in paths.journals() for event in read(path, limit=1 << 24).events]
+    events: list[Event] = []
+
+    def agent_has_ended() -> bool:
+        events[:] = [event for path in paths.journals() for event in read(path, limit=1 << 24).events]
+        return any(isinstance(event, AgentEnded) for event in events)
+
+    until(agent_has_ended, "the agent's end, some seconds after its last run's", PATIENCE_S)
     yield Sweep(folder, paths, events, launcher)
     for path in paths.results.iterdir():
         path.unlink()  # a gigabyte

@@ -153,8 +153,8 @@ class KillSoak:
             assert not self._trouble, self._trouble
             self._requeue()
         for thread in threads[1:]:
-            thread.join(60)
-        self._wait_for_quiet(deadline)
+            thread.join(180)
+        self._wait_for_quiet(time.monotonic() + patience_s)
         self._publish_all()
         threads[0].join(60)
         reader.look()

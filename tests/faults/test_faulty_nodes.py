@@ -207,7 +207,7 @@ def test_a_result_that_hangs_is_kept(tmp_path: Path, faulty_library: Path, call:
 
 def test_a_result_that_takes_long_to_pickle_is_waited_for(tmp_path: Path, faulty_library: Path) -> None:
     faults = FaultyFileSystem(faulty_library, tmp_path, tmp_path / "faults")
-    assert result_written(tmp_path, faults, stalled_s=0.2, pickling_s=1.0) == "None"
+    assert result_written(tmp_path, faults, stalled_s=2.0, pickling_s=3.0) == "None"
     assert not (tmp_path / "kept").exists()
     assert len(pickle.loads((tmp_path / "0.1.pkl").read_bytes())) == 1_000_000
 

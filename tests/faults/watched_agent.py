@@ -69,6 +69,7 @@ def run(settings: AgentSettings, told: Path) -> None:
 
     Attendance._on_started = note  # type: ignore[method-assign]
     supervisor.Timers = Watched  # type: ignore[misc]
+    supervisor.CODE_LOOK_S = 1e6  # starting git waits for a CPU that is not counted
     main.CLOSING_PATIENCE_S = main.HURRIED_PATIENCE_S = 1.0
     try:
         AgentJob(settings)()

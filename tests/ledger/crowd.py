@@ -152,8 +152,11 @@ def report_for_a_while(sweep: SweepBuilder, mine: range, runs_each: int, seconds
         agent.end(time.time())
 
 
-def read_on(ledger: Path, host: Path, writing: Any, told: Path, pause_s: float) -> None:
-    """Fold as long as somebody writes, with such pauses, and once more; note how long each look took."""
+def read_on(ledger: Path, host: Path, writing: Any, told: Path, pause_s: float, has_looked: Any) -> None:
+    """Fold as long as somebody writes, with such pauses, and once more; note how long each look took.
+
+    ``has_looked`` is released after the first look.
+    """
     on_host(host)
     took: list[float] = []
     folded = 0
@@ -164,6 +167,8 @@ def read_on(ledger: Path, host: Path, writing: Any, told: Path, pause_s: float) 
             assert report.problems == () and not report.more
             folded += report.events
             took.append(report.seconds)
+            if len(took) == 1:
+                has_looked.release()
             for (sweep,) in replica.connection.execute("SELECT id FROM sweep").fetchall():
                 replica.connection.execute("BEGIN")
                 assert kept_counts(replica.connection, sweep) == recount(replica.connection, sweep)
@@ -186,9 +191,13 @@ def crowd(
     writing.set()
     hosts = [base / f"host{max(0, index - (readers - HOSTS))}" for index in range(readers)]
     told = [base / f"reader{index}.json" for index in range(readers)]
+    has_looked = FORK.Semaphore(0)
     folding = [
-        start(read_on, sweep.ledger, host, writing, file, pause_s) for host, file in zip(hosts, told, strict=True)
+        start(read_on, sweep.ledger, host, writing, file, pause_s, has_looked)
+        for host, file in zip(hosts, told, strict=True)
     ]
+    for _ in folding:
+        assert has_looked.acquire(timeout=120), "a reader never looked"
     shares = [range(agents * part // writers, agents * (part + 1) // writers) for part in range(writers)]
     finish([start(report_for_a_while, sweep, share, runs_each, seconds) for share in shares], seconds + 120)
     writing.clear()

@@ -258,12 +258,12 @@ def test_a_publisher_that_is_told_to_end_lets_go_of_the_lock(sweep: SweepBuilder
     """Slurm sends what is meant for agents to every process of their job."""
     script = tmp_path / "holds.py"
     script.write_text(
-        "import sys, signal, pathlib\n"
+        "import sys, time, pathlib\n"
         "from clusterduck.ledger import lock, publish\n"
         "publish.mind_signals()\n"
         "with lock.hold(pathlib.Path(sys.argv[1]), 0):\n"
         "    print('holds', flush=True)\n"
-        "    signal.pause()\n"
+        "    while True: time.sleep(1)\n"
     )
     command = [sys.executable, str(script), str(sweep.ledger)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
