@@ -209,7 +209,7 @@ class Drain:
         slots = queries.slots(replica.connection, self.sweep, alive=True)
         self.running = sum(slot.run is not None and slot.batch in batches for slot in slots)
         now = standing.of_sweep(replica.connection, self.sweep, jobs)
-        self.waiting = sum(batch in batches and run not in now.holders for run, batch in now.waiting.items())
+        self.waiting = sum(batch in batches for batch in now.waiting.values())  # also what it has claimed ahead
 
     @property
     def description(self) -> str:

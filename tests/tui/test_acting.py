@@ -131,6 +131,7 @@ async def test_requeue_a_real_run_and_see_it_complete(
 async def test_drain_says_what_goes_on_and_what_stays(live: SweepBuilder, opened: Open, slurm: Slurm) -> None:
     slurm(f"echo '9000|RUNNING|{live.start + 3:.0f}|{live.start + 100:.0f}|57:50|1|None'")
     inbox = live.agent_journal().parent / "inbox"
+    assert Claims(live.paths.claims, "0-0/0.0").claim(Attempt(6, 1)), "ahead of time: it gives back what has not begun"
     async with opened() as it:
         await it.see("9000", "R RUNNING")
         await it.press("b", "d")
