@@ -94,7 +94,7 @@ def _have_answered(replica: Replica, asked: Mapping[str, Sequence[AgentId]]) -> 
             return True
         if time.monotonic() > until:
             return False
-        time.sleep(0.1)
+        time.sleep(0.2)
 
 
 def _take_out(act: JournalWriter, jobs: Mapping[str, str], trouble: list[str]) -> list[str]:

@@ -115,7 +115,7 @@ class Dashboard(App[None]):
             self.known.is_caught_up = False
         if message.is_caught_up and not self.known.is_caught_up:
             self.known.is_caught_up = True
-            if self._wanted is not None and self.known.sweeps:
+            if self._is_to_choose_wanted and self.known.sweeps:
                 self._choose_wanted(self.known.sweeps)
         self.main.show_known()
 
@@ -126,13 +126,16 @@ class Dashboard(App[None]):
         for sweep in message.sweeps:
             known.new_failures(sweep)
         ids = [sweep.id for sweep in message.sweeps]
-        if known.has_chosen:
-            self._wanted = None
-        if self._wanted is not None and ids:
+        if self._is_to_choose_wanted and ids:
             self._choose_wanted(message.sweeps)
         elif known.chosen not in ids or not (known.is_caught_up or known.has_chosen):
             self.main.choose(ids[0] if ids else None)
         self.main.show_known()
+
+    @property
+    def _is_to_choose_wanted(self) -> bool:
+        """Whether a sweep was named on the command line, and nobody has chosen one since."""
+        return self._wanted is not None and not self.known.has_chosen
 
     def _choose_wanted(self, sweeps: Sequence[Sweep]) -> None:
         """The sweep that was named on the command line, or the newest if there is none; for good once all is read."""

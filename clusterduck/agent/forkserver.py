@@ -128,23 +128,18 @@ class _Server:
         attempt = message["attempt"]
         standby = self._prepared_for(attempt)
         if standby is None:
-            reader, writer = os.pipe()
             try:
-                pid = os.fork()
+                pid, gate = _fork()
             except OSError as error:
-                os.close(reader)
-                os.close(writer)
                 self._tell({"did": "refused", "attempt": attempt, "error": str(error)})
                 return None
             if pid == 0:
-                os.close(writer)
-                if not os.read(reader, 1):
+                if not os.read(gate, 1):
                     os._exit(0)  # the server is gone
-                os.close(reader)
+                os.close(gate)
                 return self._order(message)
-            os.close(reader)
             self._runs[pid] = attempt
-            standby = _Standby(pid, writer)
+            standby = _Standby(pid, gate)
         self._tell({"did": "started", "attempt": attempt, "pid": standby.pid})
         with contextlib.suppress(BrokenPipeError):  # it has died meanwhile, as its end will tell
             os.write(standby.gate, b"!")
@@ -155,19 +150,14 @@ class _Server:
         """Fork a process that prepares a run and waits. If that cannot be, its start will tell."""
         if message["attempt"] in self._standbys:
             return None
-        reader, writer = os.pipe()
         try:
-            pid = os.fork()
+            pid, gate = _fork()
         except OSError:
-            os.close(reader)
-            os.close(writer)
             return None
         if pid == 0:
-            os.close(writer)
-            return self._order({**message, "gate": reader})
-        os.close(reader)
+            return self._order({**message, "gate": gate})
         self._runs[pid] = message["attempt"]
-        self._standbys[message["attempt"]] = _Standby(pid, writer)
+        self._standbys[message["attempt"]] = _Standby(pid, gate)
         return None
 
     def _order(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -244,6 +234,24 @@ class _Server:
             self._connection.send(json.dumps(message).encode())
         except (BrokenPipeError, ConnectionResetError):
             return  # the agent is gone: the next look at the connection ends us
+
+
+def _fork() -> tuple[int, int]:
+    """Fork a process that waits at a gate. Returns, as ``os.fork`` does, its id, or 0 in it; and this side of the gate.
+
+    Raises:
+        OSError: if there can be no further process, or no further pipe.
+    """
+    reader, writer = os.pipe()
+    try:
+        pid = os.fork()
+    except OSError:
+        os.close(reader)
+        os.close(writer)
+        raise
+    here, there = (writer, reader) if pid else (reader, writer)
+    os.close(there)
+    return pid, here
 
 
 def _start_of(pid: int) -> bytes | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import select
 import signal
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from clusterduck.agent import forkserver
 from clusterduck.agent.process import Exit, ForkServer, Leftovers, handles, judge, run_environment
 from clusterduck.model import Attempt, State
 
@@ -139,6 +142,22 @@ def test_a_fork_server_that_is_only_starting_survives_what_slurm_sends() -> None
     server.close()
     assert server.process.wait(60) == 0
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()), "what came for us meanwhile has come"
+
+
+def test_a_run_for_which_there_is_no_further_pipe_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the fork server lives on, with the runs that it has."""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    server = forkserver._Server(its)
+
+    def pipe() -> tuple[int, int]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "pipe", pipe)
+    assert server._start({"do": "start", "attempt": "3.1"}) is None
+    told = json.loads(ours.recv(1000))
+    assert (told["did"], told["attempt"]) == ("refused", "3.1") and "Too many open files" in told["error"]
+    ours.close()
+    its.close()
 
 
 def test_what_a_fork_server_said_before_it_died_is_heard_though_it_had_not_heard_all() -> None:

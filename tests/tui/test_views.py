@@ -13,7 +13,7 @@ from journals_builder import SweepBuilder
 
 from clusterduck.events import AgentEnded
 from clusterduck_tui import feed
-from clusterduck_tui.messages import NodesRead
+from clusterduck_tui.messages import LedgerState, NodesRead
 from clusterduck_tui.widgets.board import NodesBoard
 from clusterduck_tui.widgets.logview import LogView
 from clusterduck_tui.widgets.run import RunView
@@ -250,6 +250,21 @@ async def test_the_wanted_sweep_is_in_front(
             assert it.app.known.chosen == chosen
             if wanted == "zz9":
                 await it.see("No sweep 'zz9' in this ledger")
+
+
+async def test_who_chooses_while_the_ledger_is_read_is_not_overruled_by_the_name_given_at_the_start(
+    finished: SweepBuilder, live: SweepBuilder, opened: Open
+) -> None:
+    async with opened("zz9") as it:
+        await it.see("Jobs of train-bb3fg")
+        it.app.feed.stop()
+        it.app.feed.join()
+        it.app._wanted, it.app.known.is_caught_up = "bb3", False  # as if it were still being read
+        await it.press("j")
+        await it.see("Jobs of train-aa2de")
+        it.app.post_message(LedgerState(it.app.known.ledger, None, is_caught_up=True))
+        await it.fact(lambda: it.app.known.is_caught_up)
+        assert it.app.known.chosen == "train-aa2de"
 
 
 async def test_what_happens_is_seen(live: SweepBuilder, opened: Open) -> None:
