@@ -45,7 +45,10 @@ def replica_file(sweep: SweepBuilder) -> Path:
     return LedgerPaths(sweep.ledger).replica_folder / replica_module.NAME
 
 
-def test_it_is_for_the_owner_alone_whatever_the_umask(sweep: SweepBuilder) -> None:
+def test_it_is_for_the_owner_alone_whatever_the_umask(
+    sweep: SweepBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # where no other test has made a folder before
     before = os.umask(0)
     try:
         with Replica.open(sweep.ledger) as replica:
@@ -65,7 +68,10 @@ def test_hosts_that_share_a_temporary_folder_share_no_replica(
     assert replica_file(sweep) != here
 
 
-def test_a_folder_that_others_could_write_is_refused(sweep: SweepBuilder) -> None:
+def test_a_folder_that_others_could_write_is_refused(
+    sweep: SweepBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     folder = LedgerPaths(sweep.ledger).replica_folder
     folder.mkdir(parents=True)
     folder.chmod(0o777)
